@@ -1,0 +1,129 @@
+//! How an event changes the state. Total: a logged event is a fact, whatever the present rules say of it.
+
+use events_model::{
+    NanoUsd, RequestId, TimestampUs, Tokens,
+    tenant::{AdmitRequest, Event, Plan, SettleRequest},
+};
+
+use super::{
+    Key, Reservation, State, Status,
+    bucket::{Bucket, REQUEST_PARTS, TOKEN_PARTS, request_flow, token_flow},
+};
+use crate::calendar;
+
+pub(super) fn evolve(mut state: State, event: &Event) -> State {
+    match event {
+        Event::TenantRegistered { display_name, plan, zone, at } => {
+            state.status = Status::Active;
+            state.display_name.clone_from(display_name);
+            state.zone.clone_from(zone);
+            state.registered_at = *at;
+            take_plan(&mut state, plan, *at);
+        }
+        Event::ApiKeyIssued { key_id, prefix, hash, label, at } => {
+            let (prefix, label) = (prefix.clone(), label.clone());
+            let key = Key { prefix, hash: *hash, label, issued_at: *at, revoked_at: None };
+            state.keys.insert(key_id.clone(), key);
+        }
+        Event::ApiKeyRevoked { key_id, at, .. } => {
+            if let Some(key) = state.keys.get_mut(key_id) {
+                key.revoked_at = Some(*at);
+            }
+        }
+        Event::PlanSet { plan, at } => take_plan(&mut state, plan, *at),
+        Event::BudgetSet { period, limit, .. } => {
+            for window in state.windows.iter_mut().filter(|window| window.period == *period) {
+                window.limit = *limit;
+            }
+        }
+        Event::TenantSuspended { reason, .. } => state.status = Status::Suspended { reason: reason.clone() },
+        Event::TenantResumed { .. } => state.status = Status::Active,
+        Event::RequestAdmitted { request, reserved, at } => admitted(&mut state, request, *reserved, *at),
+        Event::RequestSettled { settlement, cost, overrun, at, .. } => {
+            settled(&mut state, settlement, *cost, *overrun, *at);
+        }
+        Event::ReservationExpired { request_id, at, .. } => {
+            if close(&mut state, *request_id, NanoUsd::ZERO, Tokens::ZERO, *at) {
+                state.totals.expired = state.totals.expired.saturating_add(1);
+            }
+        }
+        Event::RequestsRefused { reason, count, .. } => {
+            let refused = state.totals.refused.entry(*reason).or_default();
+            *refused = refused.saturating_add(*count);
+        }
+    }
+    state
+}
+
+fn take_plan(state: &mut State, plan: &Plan, at: TimestampUs) {
+    state.request_bucket = Bucket::full(request_flow(plan), at);
+    state.token_bucket = Bucket::full(token_flow(plan), at);
+    for budget in &plan.budgets {
+        for window in state.windows.iter_mut().filter(|window| window.period == budget.period) {
+            window.limit = Some(budget.limit);
+        }
+    }
+    state.plan = Some(plan.clone());
+}
+
+fn admitted(state: &mut State, request: &AdmitRequest, reserved: NanoUsd, at: TimestampUs) {
+    for window in &mut state.windows {
+        if at >= window.end {
+            window.start = calendar::period_start(window.period, at);
+            window.end = calendar::period_end(window.period, at);
+            window.settled = NanoUsd::ZERO;
+            window.reserved = NanoUsd::ZERO;
+        }
+        window.reserved = window.reserved.plus(reserved);
+    }
+    let tokens = request.prompt_tokens_max.plus(request.completion_tokens_max);
+    if let Some(plan) = &state.plan {
+        state.request_bucket = state.request_bucket.take(request_flow(plan), REQUEST_PARTS, at);
+        let parts = tokens.0.saturating_mul(TOKEN_PARTS);
+        state.token_bucket = state.token_bucket.take(token_flow(plan), parts, at);
+    }
+    let reservation = Reservation {
+        reserved,
+        price: request.price,
+        tokens,
+        model: request.model.clone(),
+        upstream: request.upstream.clone(),
+        admitted_at: at,
+        deadline: request.deadline,
+    };
+    state.deadlines.insert((request.deadline, request.request_id));
+    state.reservations.insert(request.request_id, reservation);
+    state.totals.admitted = state.totals.admitted.saturating_add(1);
+}
+
+fn settled(state: &mut State, settlement: &SettleRequest, cost: NanoUsd, overrun: NanoUsd, at: TimestampUs) {
+    let usage = &settlement.usage;
+    let used = usage.prompt_tokens.plus(usage.completion_tokens);
+    if close(state, settlement.request_id, cost, used, at) {
+        let totals = &mut state.totals;
+        totals.settled = totals.settled.saturating_add(1);
+        totals.prompt_tokens = totals.prompt_tokens.plus(usage.prompt_tokens);
+        totals.completion_tokens = totals.completion_tokens.plus(usage.completion_tokens);
+        totals.cost = totals.cost.plus(cost);
+        totals.overrun = totals.overrun.plus(overrun);
+    }
+}
+
+/// Ends a reservation: its money leaves `reserved`, its cost enters `settled` of the period it was admitted in, and
+/// the tokens it did not use flow back.
+fn close(state: &mut State, request_id: RequestId, cost: NanoUsd, used: Tokens, at: TimestampUs) -> bool {
+    let Some(reservation) = state.reservations.remove(&request_id) else { return false };
+    state.deadlines.remove(&(reservation.deadline, request_id));
+    for window in &mut state.windows {
+        // A reservation of an earlier period left the window when the period turned.
+        if window.holds(reservation.admitted_at) {
+            window.reserved = window.reserved.minus(reservation.reserved);
+            window.settled = window.settled.plus(cost);
+        }
+    }
+    if let Some(plan) = &state.plan {
+        let unused = reservation.tokens.minus(used).0.saturating_mul(TOKEN_PARTS);
+        state.token_bucket = state.token_bucket.put(token_flow(plan), unused, at);
+    }
+    true
+}

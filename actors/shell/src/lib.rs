@@ -1,0 +1,1 @@
+//! Runs the pure deciders as actix actors over the log.

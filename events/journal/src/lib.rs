@@ -1,0 +1,13 @@
+//! The ports of the log: what every engine promises, an in-memory engine, and the contract suite that holds each
+//! engine to its promises. Nothing above this crate can tell the engines apart.
+
+pub mod contract;
+pub mod error;
+pub mod log;
+pub mod memory;
+pub mod snapshot;
+
+pub use error::{AppendError, Outcome, ReadError, Refusal};
+pub use log::{Appended, Direction, EventLog, Filter, Health, Page, Receipt, Recorded, Subscription};
+pub use memory::MemoryLog;
+pub use snapshot::{Blob, SnapshotStore};

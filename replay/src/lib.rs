@@ -1,0 +1,1 @@
+//! Operators look at the past: episodes and state at any version. Reads only.

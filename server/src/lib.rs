@@ -1,0 +1,3 @@
+//! The one binary: configuration, HTTP, gRPC, command line, wiring.
+
+pub mod simulate;

@@ -1,0 +1,1 @@
+//! Seeded faults over the whole system: crashes, power loss, full disks, dead clients.
