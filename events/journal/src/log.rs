@@ -1,7 +1,6 @@
 //! The port `EventLog` and what goes through it.
 
 use std::{
-    future::Future,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},

@@ -1,0 +1,48 @@
+//! Bounds of the actor runtime.
+
+use std::time::Duration;
+
+use events_model::RegionId;
+
+/// Most commits of one actor that may be in flight.
+pub const PIPELINE_LEN_MAX: usize = 8_192;
+/// Most things one tick does for one actor.
+pub const DUE_PER_TICK_MAX: usize = 256;
+/// Commits read at once while a state is loaded.
+pub const LOAD_PAGE_LEN: usize = 1_024;
+/// How often deadlines are looked at.
+pub const TICK: Duration = Duration::from_millis(20);
+/// How long after a failure a due deadline is tried again.
+pub const RETRY_AFTER: Duration = Duration::from_millis(500);
+/// Retry time told to a caller whose actor's mailbox is full.
+pub const OVERLOAD_RETRY_AFTER: Duration = Duration::from_secs(1);
+/// Longest wait for actors to end when the shell drains.
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What an operator may set.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Most messages that wait for one actor.
+    pub mailbox_len_max: usize,
+    /// An actor without messages for this long is put away.
+    pub idle_after: Duration,
+    /// Events between two snapshots of an actor.
+    pub snapshot_every: u64,
+    /// Threads that run actors; 0 = one a core.
+    pub arbiters: usize,
+    /// The region that decides.
+    pub region: RegionId,
+}
+
+impl Settings {
+    /// The defaults for a region.
+    pub const fn new(region: RegionId) -> Self {
+        Self {
+            mailbox_len_max: 1_024,
+            idle_after: Duration::from_secs(300),
+            snapshot_every: 1_000,
+            arbiters: 0,
+            region,
+        }
+    }
+}
