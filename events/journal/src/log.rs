@@ -138,7 +138,7 @@ impl Future for Receipt {
 pub enum Health {
     /// It does.
     Accepting,
-    /// It does not, for now.
+    /// It does not at the moment.
     Refusing(Refusal),
 }
 

@@ -119,7 +119,8 @@ mod tests {
         assert_eq!(dead("fine\n[gone](gone.md)\n"), ["docs/a.md:2 dead link `gone.md`"]);
         assert_eq!(dead("[name]: gone.md\n").len(), 1);
         assert_eq!(dead("[outside](../../shared/x.md)\n").len(), 1);
-        assert_eq!(dead("[absolute](/README.md)\n").len(), 1);
+        assert_eq!(dead("[above the root](../../README.md)\n").len(), 1);
+        assert_eq!(dead("[absolute](/a.md)\n").len(), 1);
         assert_eq!(dead("[one](a.md) [two](b.md)\n").len(), 1);
     }
 

@@ -144,7 +144,14 @@ mod tests {
 
     #[test]
     fn parts_of_longer_words_are_fine() {
-        for text in ["mkstemp(\"aXXXXXX\")", "let hacks = 1;", "for nowhere", "let todo = 1;", "SHACKLE"] {
+        for text in [
+            "mkstemp(\"aXXXXXX\")",
+            "let hacks = 1;",
+            "for nowhere",
+            "let todo = 1;",
+            "SHACKLE",
+            concat!("XX", "X_COUNT"),
+        ] {
             assert_eq!(found("a.rs", &format!("{text}\n")), [""; 0], "{text}");
         }
         assert_eq!(found("a.rs", &format!("// {} is Fine.\n", concat!("For ", "Now"))).len(), 1);

@@ -1,0 +1,217 @@
+//! Stored bytes never change: every command and event of version 1, and the envelope around them, is held against
+//! a file of golden bytes. A new field adds a golden file; an existing one is never edited.
+//!
+//! `GOLDEN=write cargo test -p events-model --test golden` writes the files that do not exist yet.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "tests may panic")]
+
+use std::{collections::BTreeMap, fs, path::Path};
+
+use events_model::{
+    Commit, CommitId, DecisionContext, DurationUs, EpisodeId, EventId, EventRecord, KeyId, NanoUsd, Principal,
+    RegionId, RequestId, Stored, StreamId, TenantId, TimestampUs, Tokens, Version, region,
+    tenant::{
+        AdmitRequest, Budget, Command, Event, Outcome, Period, Plan, Price, RefusalReason, SettleRequest, Usage,
+        UsageSource,
+    },
+};
+
+const AT: TimestampUs = TimestampUs(1_795_176_000_000_000);
+
+fn plan() -> Plan {
+    Plan {
+        name: "pro".to_owned(),
+        requests_per_second_milli: 50_000,
+        request_burst: 200,
+        tokens_per_minute: 2_000_000,
+        concurrency_max: 64,
+        weight: 3,
+        request_cost_max: NanoUsd::from_usd(5),
+        budgets: vec![
+            Budget { period: Period::Day, limit: NanoUsd::from_usd(1) },
+            Budget { period: Period::Month, limit: NanoUsd::from_usd(500) },
+        ],
+    }
+}
+
+fn request() -> RequestId {
+    RequestId::from_parts(1_795_176_000_000, [7; 10])
+}
+
+fn key() -> KeyId {
+    KeyId::new("main").unwrap()
+}
+
+fn admission() -> AdmitRequest {
+    AdmitRequest {
+        request_id: request(),
+        key_id: key(),
+        model: "sim-small".to_owned(),
+        upstream: "sim".to_owned(),
+        upstream_model: "sim-small-1".to_owned(),
+        prompt_tokens_max: Tokens(96),
+        completion_tokens_max: Tokens(64),
+        price: Price {
+            price_book_version: 3,
+            input_per_mtok: NanoUsd(150_000_000),
+            output_per_mtok: NanoUsd(600_000_000),
+        },
+        deadline: AT.after(DurationUs::from_secs(600)),
+        streaming: true,
+    }
+}
+
+fn settlement() -> SettleRequest {
+    SettleRequest {
+        request_id: request(),
+        outcome: Outcome::ClientGone,
+        usage: Usage { prompt_tokens: Tokens(12), completion_tokens: Tokens(34), source: UsageSource::LookedUp },
+        upstream_status: 200,
+        first_token: DurationUs(1_234),
+        duration: DurationUs(56_789),
+        detail: "client closed the connection".to_owned(),
+    }
+}
+
+fn commands() -> Vec<Command> {
+    vec![
+        Command::RegisterTenant { display_name: "Acme".to_owned(), plan: plan(), zone: "eu".to_owned() },
+        Command::IssueApiKey {
+            key_id: key(),
+            prefix: "fhk_acme_9aX3".to_owned(),
+            hash: [0xab; 32],
+            label: "main".to_owned(),
+        },
+        Command::RevokeApiKey { key_id: key(), reason: "lost".to_owned() },
+        Command::SetPlan { plan: plan() },
+        Command::SetBudget { period: Period::Week, limit: Some(NanoUsd(1)) },
+        Command::Suspend { reason: "unpaid".to_owned() },
+        Command::Resume,
+        Command::AdmitRequest(admission()),
+        Command::SettleRequest(settlement()),
+        Command::ExpireReservation { request_id: request() },
+        Command::RecordRefusals { reason: RefusalReason::Budget, second: 1_795_176_000, count: 17 },
+    ]
+}
+
+fn events() -> Vec<Event> {
+    vec![
+        Event::TenantRegistered { display_name: "Acme".to_owned(), plan: plan(), zone: "eu".to_owned(), at: AT },
+        Event::ApiKeyIssued {
+            key_id: key(),
+            prefix: "fhk_acme_9aX3".to_owned(),
+            hash: [0xab; 32],
+            label: "main".to_owned(),
+            at: AT,
+        },
+        Event::ApiKeyRevoked { key_id: key(), reason: "lost".to_owned(), at: AT },
+        Event::PlanSet { plan: plan(), at: AT },
+        Event::BudgetSet { period: Period::Year, limit: None, at: AT },
+        Event::TenantSuspended { reason: "unpaid".to_owned(), at: AT },
+        Event::TenantResumed { at: AT },
+        Event::RequestAdmitted { request: admission(), reserved: NanoUsd(52_800), at: AT },
+        Event::RequestSettled {
+            settlement: settlement(),
+            cost: NanoUsd(22_200),
+            released: NanoUsd(30_600),
+            overrun: NanoUsd(0),
+            at: AT,
+        },
+        Event::ReservationExpired { request_id: request(), released: NanoUsd(52_800), at: AT },
+        Event::RequestsRefused { reason: RefusalReason::RequestRate, second: 1_795_176_000, count: 17 },
+    ]
+}
+
+fn commit() -> Commit {
+    Commit {
+        commit_id: CommitId::new("admit/1").unwrap(),
+        stream: StreamId::new("tenant/acme").unwrap(),
+        first_version: Version(3),
+        command: commands().remove(7).to_payload(),
+        events: vec![EventRecord { event_id: EventId::from_bytes([5; 16]), payload: events().remove(7).to_payload() }],
+        episode_id: EpisodeId::from(request()),
+        causation_id: Some(CommitId::new("cause/0").unwrap()),
+        tenant: Some(TenantId::new("acme").unwrap()),
+        region: RegionId::new("local").unwrap(),
+        epoch: 1,
+        principal: Principal::key(&key()),
+        recorded_at: AT,
+        traceparent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned(),
+        decider_version: 1,
+        key_id: "data-key-1".to_owned(),
+        context: DecisionContext { seed: 42, policy_version: 1, price_book_version: 3, routing_version: 2 },
+    }
+}
+
+/// Holds bytes against their golden file, hexadecimal, 32 bytes a line.
+fn hold(name: &str, bytes: &[u8]) {
+    let hex = |byte: &u8| format!("{byte:02x}");
+    let text: String = bytes.chunks(32).map(|line| line.iter().map(hex).collect::<String>() + "\n").collect();
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(format!("{name}.hex"));
+    if !path.exists() && std::env::vars().any(|(key, value)| key == "GOLDEN" && value == "write") {
+        fs::write(&path, &text).unwrap();
+    }
+    let golden = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{name}: {error}; see the module's text"));
+    assert_eq!(golden, text, "the stored bytes of {name} changed");
+}
+
+fn hold_all<T: Stored + PartialEq + std::fmt::Debug>(values: Vec<T>) {
+    let mut kinds = BTreeMap::new();
+    for value in values {
+        let payload = value.to_payload();
+        assert_eq!(payload.schema_version, 1);
+        hold(&format!("{}.v1", payload.kind.rsplit('.').next().unwrap()), &payload.bytes);
+        assert_eq!(T::from_payload(payload.view()).unwrap(), value);
+        assert!(kinds.insert(payload.kind, ()).is_none(), "{} twice", payload.kind);
+    }
+}
+
+#[test]
+fn tenant_commands_keep_their_bytes() {
+    hold_all(commands());
+}
+
+#[test]
+fn tenant_events_keep_their_bytes() {
+    hold_all(events());
+}
+
+#[test]
+fn region_facts_keep_their_bytes() {
+    let entry = region::PriceBookEntry {
+        model: "sim-small".to_owned(),
+        upstream: "sim".to_owned(),
+        input_per_mtok: NanoUsd(150_000_000),
+        output_per_mtok: NanoUsd(600_000_000),
+    };
+    hold_all(vec![region::Command::PublishPriceBook { entries: vec![entry.clone()] }]);
+    hold_all(vec![region::Event::PriceBookPublished { version: 3, entries: vec![entry], at: AT }]);
+}
+
+#[test]
+fn the_envelope_keeps_its_bytes() {
+    hold("Commit.v1", &commit().encode());
+}
+
+#[test]
+fn bytes_of_an_unknown_type_or_version_are_a_typed_error() {
+    let payload = Command::Resume.to_payload();
+    let mut view = payload.view();
+    view.schema_version = 2;
+    assert!(Command::from_payload(view).is_err());
+    assert!(Event::from_payload(payload.view()).is_err());
+}
+
+#[test]
+fn no_truncated_or_flipped_payload_panics() {
+    for event in events() {
+        let payload = event.to_payload();
+        for end in 0..payload.bytes.len() {
+            let mut view = payload.view();
+            view.bytes = &payload.bytes[..end];
+            drop(Event::from_payload(view));
+            let mut flipped = payload.clone();
+            flipped.bytes[end] ^= 0x55;
+            drop(Event::from_payload(flipped.view()));
+        }
+    }
+}
