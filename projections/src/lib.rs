@@ -1,1 +1,15 @@
-//! Read models: pure folds over the log and the runner that keeps their checkpoints.
+//! Read models: pure folds over the log, and the runner that keeps each one at the head of the log and saves its
+//! checkpoints.
+//!
+//! Invariants: a read model is a function of the log up to its position, so it can be deleted and rebuilt; state and
+//! position change together, so each event counts exactly once. What is not here: SQL, and anything that appends.
+
+pub mod billing;
+mod checkpoint;
+mod kind;
+pub mod projection;
+pub mod runner;
+pub mod tenants;
+
+pub use projection::{ApplyError, Fold, Parked, ParkedEvent, Projection, fold_to};
+pub use runner::{Options, Progress, Reader, RunError, Runner, WaitError};

@@ -91,10 +91,15 @@ pub(crate) fn corrupt(file: &Path, offset: u64, reason: impl Into<String>) -> Re
 
 /// What a failed write means for those who wait to append.
 pub(crate) fn refusal(error: &io::Error) -> Refusal {
-    match error.kind() {
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Refusal::DiskFull,
-        ErrorKind::ReadOnlyFilesystem | ErrorKind::PermissionDenied => Refusal::ReadOnly,
-        ErrorKind::NotFound | ErrorKind::StaleNetworkFileHandle => Refusal::DirectoryRemoved,
-        kind => Refusal::Disk(error.raw_os_error().map_or_else(|| format!("{kind}: {error}"), |_| error.to_string())),
+    use ErrorKind as Kind;
+    let kind = error.kind();
+    if matches!(kind, Kind::StorageFull | Kind::QuotaExceeded) {
+        Refusal::DiskFull
+    } else if matches!(kind, Kind::ReadOnlyFilesystem | Kind::PermissionDenied) {
+        Refusal::ReadOnly
+    } else if matches!(kind, Kind::NotFound | Kind::StaleNetworkFileHandle) {
+        Refusal::DirectoryRemoved
+    } else {
+        Refusal::Disk(error.to_string())
     }
 }

@@ -252,3 +252,78 @@ impl<'a> Iterator for Frames<'a> {
         Some(Ok((header, at, commit)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LOG_ID: [u8; 16] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    fn golden_payload(key: &LogKey) -> Vec<u8> {
+        let mut payload = Vec::new();
+        for (position, commit) in [(7, &b"first"[..]), (8, b"the second")] {
+            let len = u32::try_from(commit.len()).unwrap();
+            payload.extend(FrameHeader::encode(len, position, key.body_crc(commit)));
+            payload.extend(commit);
+        }
+        payload
+    }
+
+    #[test]
+    fn the_bytes_of_a_segment_are_frozen() {
+        let key = LogKey::new(LOG_ID);
+        let header = SegmentHeader { log_id: LOG_ID, first_position: 7, chain: 0x0102_0304 };
+        let payload = golden_payload(&key);
+        let (group, _) = GroupHeader::over(&payload, 7, 2, 0x0102_0304).encode(&key);
+        let (trailer, _) = GroupHeader::over(&[], 9, 0, 0x0A0B_0C0D).encode(&key);
+        assert_eq!(
+            [hex(&header.encode()), hex(&group), hex(&payload), hex(&trailer)],
+            [
+                "46524545484f4c440100000000000000000102030405060708090a0b0c0d0e0f\
+                 07000000000000000403020100000000000000000000000000000000be6aab88",
+                "f7106ee52f000000070000000000000002000000040302017c3f2bf47ac78926",
+                "050000005471ee10070000000000000066697273740a0000009344f8370800000000000000746865207365636f6e64",
+                "f7106ee5000000000900000000000000000000000d0c0b0a000000000d7cb4d2",
+            ]
+        );
+    }
+
+    #[test]
+    fn what_was_encoded_is_parsed_and_every_flip_is_seen() {
+        let key = LogKey::new(LOG_ID);
+        let header = SegmentHeader { log_id: LOG_ID, first_position: 7, chain: 3 };
+        assert_eq!(SegmentHeader::parse(&header.encode()), Ok(header));
+        let payload = golden_payload(&key);
+        let group = GroupHeader::over(&payload, 7, 2, 3);
+        let (bytes, crc) = group.encode(&key);
+        assert_eq!(GroupHeader::parse(&bytes, &key), Ok((group, crc)));
+        for bit in 0..GROUP_HEADER_BYTES * 8 {
+            let mut flipped = bytes;
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert!(GroupHeader::parse(&flipped, &key).is_err(), "bit {bit}");
+        }
+        for bit in 0..HEADER_BYTES * 8 {
+            let mut flipped = header.encode();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert!(SegmentHeader::parse(&flipped).is_err(), "bit {bit}");
+        }
+        let frames: Vec<_> = Frames::new(&payload).map(Result::unwrap).collect();
+        assert_eq!(frames.iter().map(|(frame, ..)| frame.position).collect::<Vec<_>>(), [7, 8]);
+        assert!(frames.iter().all(|(frame, _, commit)| frame.check(&key, commit)));
+        assert!(!frames[0].0.check(&LogKey::new([9; 16]), frames[0].2), "a record of another log");
+    }
+
+    #[test]
+    fn a_newer_format_is_told_from_damage() {
+        let mut bytes = SegmentHeader { log_id: LOG_ID, first_position: 1, chain: 0 }.encode();
+        bytes[8] = 2;
+        assert_eq!(SegmentHeader::parse(&bytes), Err(HeaderFault::Damaged("the segment header's checksum is wrong")));
+        let crc = crc32c::crc32c(&bytes[..60]);
+        bytes[60..].copy_from_slice(&crc.to_le_bytes());
+        assert_eq!(SegmentHeader::parse(&bytes), Err(HeaderFault::Version(2)));
+    }
+}

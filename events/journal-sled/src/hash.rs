@@ -7,6 +7,7 @@
 use std::hash::{BuildHasher, Hasher};
 
 const SALT: u64 = 0x9E37_79B9_7F4A_7C15;
+const OTHER_SALT: u64 = 0xD6E8_FEB8_6659_FD93;
 
 /// Where a commit can be found: by stream, by idempotency key, by episode.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -29,9 +30,8 @@ pub(crate) struct HashKey {
 impl HashKey {
     pub(crate) fn new(log_id: [u8; 16]) -> Self {
         let id = u128::from_le_bytes(log_id);
-        #[expect(clippy::cast_possible_truncation, reason = "the two halves are meant")]
         let (low, high) = (id as u64, (id >> 64) as u64);
-        Self { low: mix(low ^ SALT, high | 1), high: mix(high ^ SALT, low | 1) }
+        Self { low: mix(low ^ SALT, high | 1), high: mix(high ^ OTHER_SALT, low.rotate_left(23) | 1) }
     }
 
     pub(crate) fn stream(&self, stream: &str) -> (u64, u64) {
@@ -56,17 +56,13 @@ impl HashKey {
 /// An episode id as it is indexed.
 pub(crate) fn episode_key(episode: [u8; 16]) -> (u64, u64) {
     let id = u128::from_be_bytes(episode);
-    #[expect(clippy::cast_possible_truncation, reason = "the two halves are meant")]
-    let halves = ((id >> 64) as u64, id as u64);
-    halves
+    ((id >> 64) as u64, id as u64)
 }
 
 /// Multiplies to 128 bits and folds.
 fn mix(a: u64, b: u64) -> u64 {
     let product = u128::from(a) * u128::from(b);
-    #[expect(clippy::cast_possible_truncation, reason = "both halves are used")]
-    let folded = (product as u64) ^ ((product >> 64) as u64);
-    folded
+    (product as u64) ^ ((product >> 64) as u64)
 }
 
 fn hash(seed: u64, bytes: &[u8]) -> u64 {
@@ -85,7 +81,7 @@ fn hash(seed: u64, bytes: &[u8]) -> u64 {
 fn absorb(state: u64, chunk: &[u8]) -> u64 {
     let (low, high) = chunk.split_at(8);
     let word = |bytes: &[u8]| u64::from_le_bytes(bytes.try_into().unwrap_or_default());
-    mix(state ^ word(low), word(high) ^ 0xD6E8_FEB8_6659_FD93 ^ state.rotate_left(29))
+    mix(state ^ word(low), word(high) ^ OTHER_SALT ^ state.rotate_left(29))
 }
 
 /// Hashes keys that are keyed hashes or ids already: one multiplication a word.
@@ -129,7 +125,11 @@ mod tests {
     #[test]
     fn hashes_are_part_of_the_index_format_and_stay_as_they_are() {
         let key = HashKey::new([7; 16]);
-        assert_eq!(key.stream("tenant/acme"), (0, 0), "{:x?}", key.stream("tenant/acme"));
+        let names = [key.stream("tenant/acme"), key.stream("saga/acme/a-longer-name"), (key.commit((1, 2), "c-1"), 0)];
+        assert_eq!(
+            format!("{names:x?}"),
+            "[(f74dfc8784a79c42, 9306a9f5a8f8819a), (6b08ba320fd80275, 5e8374599b677a5e), (eba8de0d1631be2f, 0)]"
+        );
     }
 
     #[test]

@@ -37,6 +37,8 @@ mod recovery;
 mod snapshot;
 mod store;
 mod verify;
+mod group;
+mod log;
 mod writer;
 
 pub use error::OpenError;

@@ -80,10 +80,7 @@ impl ApiError {
     /// 404: no such model for this tenant.
     pub fn model_not_found(model: &str) -> Self {
         let message = format!("The model '{model}' does not exist or you do not have access to it.");
-        Self {
-            param: Some("model".to_owned()),
-            ..Self::new(404, INVALID_REQUEST, Some("model_not_found"), message)
-        }
+        Self { param: Some("model".to_owned()), ..Self::new(404, INVALID_REQUEST, Some("model_not_found"), message) }
     }
 
     /// 404: no such path.

@@ -12,7 +12,7 @@ use std::{
 use bytes::Bytes;
 use serde::{
     Deserializer, Serialize,
-    de::{DeserializeSeed, Error as _, MapAccess, SeqAccess, Visitor},
+    de::{DeserializeSeed, MapAccess, SeqAccess, Visitor},
 };
 use serde_json::value::RawValue;
 
@@ -67,7 +67,8 @@ pub(crate) fn bytes_of(value: &impl Serialize) -> Bytes {
 
 /// Appends a text as a JSON string.
 pub(crate) fn push_text(out: &mut Vec<u8>, text: &str) {
-    out.extend_from_slice(&bytes_of(&text));
+    // Writing a text into memory does not fail.
+    serde_json::to_writer(out, text).ok();
 }
 
 /// Splits the top-level object into its members without looking into their values.
@@ -302,20 +303,30 @@ impl Node<'_> {
         members.iter().find(|(key, _)| key == name).map(|(_, node)| node).filter(|node| **node != Self::Null)
     }
 
-    /// An upper bound of the bytes of this value as compact JSON whose texts need no escapes.
+    /// An upper bound of the bytes of this value as compact JSON.
     pub(crate) fn json_bytes(&self) -> u64 {
         /// The longest number that is printed, bytes.
         const NUMBER_BYTES: u64 = 25;
         match self {
             Self::Null | Self::Bool(_) => 5,
             Self::Integer(_) | Self::Decimal(_) => NUMBER_BYTES,
-            Self::Text(text) => text.len() as u64 + 2,
+            Self::Text(text) => text_bytes(text),
             Self::List(nodes) => nodes.iter().map(|node| node.json_bytes() + 1).sum::<u64>() + 2,
             Self::Object(members) => {
-                members.iter().map(|(key, node)| key.len() as u64 + 4 + node.json_bytes()).sum::<u64>() + 2
+                members.iter().map(|(key, node)| text_bytes(key) + 2 + node.json_bytes()).sum::<u64>() + 2
             }
         }
     }
+}
+
+/// Bytes of a text as a JSON string.
+fn text_bytes(text: &str) -> u64 {
+    let bytes = text.bytes().map(|byte| match byte {
+        b'"' | b'\\' | b'\n' | b'\r' | b'\t' => 2,
+        0..0x20 => 6,
+        _ => 1,
+    });
+    bytes.sum::<u64>() + 2
 }
 
 #[cfg(test)]
@@ -358,9 +369,20 @@ mod tests {
         for text in ["[]", "1", "-1", "1.5", "\"x\"", "null", "true", "[{}]"] {
             assert_eq!(parse(text), Err(Fault::NotAnObject), "{text}");
         }
-        for text in ["", "{", "{\"a\":}", "{\"a\":NaN}", "{\"a\":1e400}", "{\"a\":01}", "{} {}", "{\"a\":\"\\ud800\"}"] {
+        for text in ["", "{", "{\"a\":}", "{\"a\":NaN}", "{\"a\":1e400}", "{\"a\":01}", "{} {}", "{\"a\":\"\\ud800\"}"]
+        {
             assert!(matches!(parse(text), Err(Fault::Syntax(_))), "{text}: {:?}", parse(text));
         }
+    }
+
+    #[test]
+    fn the_bound_of_printed_bytes_holds_for_escaped_texts() {
+        let context = Context::default();
+        let text =
+            r#"{"a":[{"k\"":"a\"\\\n\u0001é"},null,true,false,-9223372036854775808,1.7976931348623157e308,[],{}]}"#;
+        let raw = members(text).unwrap()[0].1;
+        let printed = serde_json::from_str::<serde_json::Value>(raw.get()).unwrap().to_string();
+        assert!(context.parse(raw).unwrap().json_bytes() >= printed.len() as u64);
     }
 
     #[test]

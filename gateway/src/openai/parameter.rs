@@ -6,7 +6,9 @@
 
 use super::rule::{
     Field,
-    Rule::{self, AnyObject, Boolean, ByKey, Decimal, Either, Integer, List, Map, Name, Object, OneOf, Text, Unsupported},
+    Rule::{
+        self, AnyObject, Boolean, ByKey, Decimal, Either, Integer, List, Map, Name, Object, OneOf, Text, Unsupported,
+    },
     Variant,
 };
 
@@ -115,7 +117,7 @@ const ASSISTANT: &[Field] = &[
     optional("content", &CONTENT),
     optional("name", &LABEL),
     optional("refusal", &TEXT),
-    optional("tool_calls", &List { min: 1, max: TOOLS_MAX, item: &TOOL_CALL }),
+    optional("tool_calls", &TOOL_CALLS),
     optional("function_call", &CALLED_FUNCTION),
     optional("annotations", &List { min: 0, max: PARTS_MAX, item: &AnyObject }),
     optional("audio", &Unsupported { why: NO_BOUND }),
@@ -134,10 +136,11 @@ static PART: Rule = ByKey {
     ],
 };
 
-static BREAKPOINT: Rule =
-    Object(&[required("mode", &OneOf(&["explicit"])), optional("ttl", &OneOf(&["30m", "12h"]))]);
+static BREAKPOINT: Rule = Object(&[required("mode", &OneOf(&["explicit"])), optional("ttl", &OneOf(&["30m", "12h"]))]);
 
 static CALLED_FUNCTION: Rule = Object(&[required("name", &Name), required("arguments", &TEXT)]);
+
+static TOOL_CALLS: Rule = List { min: 1, max: TOOLS_MAX, item: &TOOL_CALL };
 
 static TOOL_CALL: Rule = ByKey {
     key: "type",
@@ -226,7 +229,6 @@ static RESPONSE_FORMAT: Rule = ByKey {
     ],
 };
 
-static MODERATION_POLICY: Rule =
-    Object(&[optional("input", &MODERATION_MODE), optional("output", &MODERATION_MODE)]);
+static MODERATION_POLICY: Rule = Object(&[optional("input", &MODERATION_MODE), optional("output", &MODERATION_MODE)]);
 
 static MODERATION_MODE: Rule = Object(&[required("mode", &OneOf(&["score", "block"]))]);

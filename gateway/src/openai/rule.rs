@@ -141,10 +141,8 @@ impl Rule {
     /// Checks a value.
     pub(super) fn check(&self, node: &Node<'_>, path: Path<'_>) -> Result<(), ApiError> {
         match self {
-            Self::Boolean => match node {
-                Node::Bool(_) => Ok(()),
-                other => Err(path.wrong_type("a boolean", other)),
-            },
+            Self::Boolean if matches!(node, Node::Bool(_)) => Ok(()),
+            Self::Boolean => Err(path.wrong_type("a boolean", node)),
             Self::Integer { min, max } => check_integer(node, path, *min, *max),
             Self::Decimal { min, max } => check_decimal(node, path, *min, *max),
             Self::Text { chars_max } => check_text(node, path, *chars_max).map(|_| ()),
@@ -192,14 +190,17 @@ fn object<'n, 'a>(node: &'n Node<'a>, path: Path<'_>) -> Result<Object<'n, 'a>, 
 }
 
 fn check_integer(node: &Node<'_>, path: Path<'_>, min: i64, max: i64) -> Result<(), ApiError> {
-    let (below, above) = ("integer below minimum value", "integer above maximum value");
-    let (too_small, too_large) = match node {
-        Node::Integer(value) => (*value < min, *value > max),
+    let (too_small, too_large, got) = if let Node::Integer(value) = node {
+        (*value < min, *value > max, value.to_string())
+    } else if let Node::Decimal(value) = node
+        && value.abs() >= i64::MAX as f64
+    {
         // Whole numbers beyond 64 bits arrive as decimals; every decimal this large is whole.
-        Node::Decimal(value) if value.abs() >= i64::MAX as f64 => (*value < 0.0, *value > 0.0),
-        other => return Err(path.wrong_type("an integer", other)),
+        (*value < 0.0, *value > 0.0, format!("{value:?}"))
+    } else {
+        return Err(path.wrong_type("an integer", node));
     };
-    let got = number(node);
+    let (below, above) = ("integer below minimum value", "integer above maximum value");
     if too_small {
         return Err(path.invalid("integer_below_min_value", below, format_args!("a value >= {min}"), got));
     }
@@ -210,29 +211,21 @@ fn check_integer(node: &Node<'_>, path: Path<'_>, min: i64, max: i64) -> Result<
 }
 
 fn check_decimal(node: &Node<'_>, path: Path<'_>, min: f64, max: f64) -> Result<(), ApiError> {
-    let value = match node {
-        Node::Integer(value) => *value as f64,
-        Node::Decimal(value) => *value,
-        other => return Err(path.wrong_type("a decimal number", other)),
+    let value = if let Node::Integer(value) = node {
+        *value as f64
+    } else if let Node::Decimal(value) = node {
+        *value
+    } else {
+        return Err(path.wrong_type("a decimal number", node));
     };
-    let got = number(node);
+    let (below, above) = ("decimal below minimum value", "decimal above maximum value");
     if value < min {
-        let what = "decimal below minimum value";
-        return Err(path.invalid("decimal_below_min_value", what, format_args!("a value >= {min}"), got));
+        return Err(path.invalid("decimal_below_min_value", below, format_args!("a value >= {min}"), value));
     }
     if value > max {
-        let what = "decimal above maximum value";
-        return Err(path.invalid("decimal_above_max_value", what, format_args!("a value <= {max}"), got));
+        return Err(path.invalid("decimal_above_max_value", above, format_args!("a value <= {max}"), value));
     }
     Ok(())
-}
-
-fn number(node: &Node<'_>) -> String {
-    match node {
-        Node::Integer(value) => value.to_string(),
-        Node::Decimal(value) => format!("{value:?}"),
-        other => other.type_name().to_owned(),
-    }
 }
 
 fn check_text<'n>(node: &'n Node<'_>, path: Path<'_>, chars_max: usize) -> Result<&'n str, ApiError> {
@@ -274,8 +267,11 @@ fn check_list(node: &Node<'_>, path: Path<'_>, min: usize, max: usize, item: &Ru
     let Node::List(nodes) = node else { return Err(path.wrong_type("an array", node)) };
     let got = format!("an array with length {}", nodes.len());
     if nodes.len() < min {
-        let (code, what) =
-            if nodes.is_empty() { ("empty_array", "empty array") } else { ("array_below_min_length", "array too short") };
+        let (code, what) = if nodes.is_empty() {
+            ("empty_array", "empty array")
+        } else {
+            ("array_below_min_length", "array too short")
+        };
         return Err(path.invalid(code, what, format_args!("an array with minimum length {min}"), got));
     }
     if nodes.len() > max {
@@ -331,12 +327,7 @@ fn check_by_key(
     }
 }
 
-fn check_fields(
-    members: Object<'_, '_>,
-    path: Path<'_>,
-    key: Option<&str>,
-    fields: &[Field],
-) -> Result<(), ApiError> {
+fn check_fields(members: Object<'_, '_>, path: Path<'_>, key: Option<&str>, fields: &[Field]) -> Result<(), ApiError> {
     for (name, node) in members {
         let path = Path::Member(&path, name);
         match fields.iter().find(|field| field.name == name) {

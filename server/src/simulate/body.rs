@@ -244,9 +244,7 @@ fn put_usage(to: &mut BytesMut, attempt: &Attempt) {
     let total = prompt + completion;
     put_display(
         to,
-        format_args!(
-            "{{\"prompt_tokens\":{prompt},\"completion_tokens\":{completion},\"total_tokens\":{total}}}"
-        ),
+        format_args!("{{\"prompt_tokens\":{prompt},\"completion_tokens\":{completion},\"total_tokens\":{total}}}"),
     );
 }
 

@@ -152,10 +152,9 @@ impl Plan {
             .map(|choice| {
                 let drawn = dice.length(Purpose::Length, choice, options);
                 match chat.completion_tokens_max {
-                    Some(bound) if overrun => Length {
-                        tokens: bound + dice.length(Purpose::OverrunLength, choice, options),
-                        capped: false,
-                    },
+                    Some(bound) if overrun => {
+                        Length { tokens: bound + dice.length(Purpose::OverrunLength, choice, options), capped: false }
+                    }
                     Some(bound) if drawn > bound => Length { tokens: bound, capped: true },
                     Some(_) | None => Length { tokens: drawn, capped: false },
                 }

@@ -55,8 +55,10 @@ impl Generator {
         if plan.overrun {
             attempt.note(Fault::Overrun);
         }
-        let choices: Vec<_> =
-            (0..).zip(&plan.lengths).map(|(index, length)| Choice { words: words(index), left: length.tokens }).collect();
+        let choices: Vec<_> = (0..)
+            .zip(&plan.lengths)
+            .map(|(index, length)| Choice { words: words(index), left: length.tokens })
+            .collect();
         Self {
             attempt,
             choices,

@@ -40,13 +40,10 @@ mod request;
 mod service;
 mod text;
 
-use std::{future::Future, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
-use hyper::service::service_fn;
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo},
-    server::conn::auto,
-};
+use hyper::{rt::Executor, service::service_fn};
+use hyper_util::{rt::TokioIo, server::conn::auto};
 use tokio::{
     net::{TcpListener, TcpStream},
     time::{sleep, timeout},
@@ -57,6 +54,7 @@ use tokio_util::{
 };
 use tracing::{debug, warn};
 
+use self::service::Service;
 pub use self::{
     ledger::{Stats, Status, Usage},
     options::{
@@ -64,7 +62,6 @@ pub use self::{
         TOKENS_PER_SECOND_MAX,
     },
 };
-use self::service::Service;
 
 /// How long a shutdown waits for responses in progress before it breaks them off.
 pub const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
@@ -137,9 +134,8 @@ async fn accept(
     while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
         match accepted {
             Ok((stream, _)) => {
-                let serving = serve(stream, Arc::clone(&service), stop.clone());
-                let kill = kill.clone();
-                tasks.spawn(async move { kill.run_until_cancelled_owned(serving).await });
+                let executor = Tracked { tasks: tasks.clone(), kill: kill.clone() };
+                executor.execute(serve(stream, Arc::clone(&service), stop.clone(), executor.clone()));
             }
             Err(error) => {
                 warn!(%error, "simulator could not accept a connection, will retry");
@@ -149,26 +145,37 @@ async fn accept(
     }
 }
 
+/// Runs tasks (connections, and the streams of HTTP/2) so that a shutdown can end them and wait for them.
+#[derive(Clone, Debug)]
+struct Tracked {
+    tasks: TaskTracker,
+    kill: CancellationToken,
+}
+
+impl<F: Future<Output: Send> + Send + 'static> Executor<F> for Tracked {
+    fn execute(&self, task: F) {
+        self.tasks.spawn(self.kill.clone().run_until_cancelled_owned(task));
+    }
+}
+
 /// Serves one connection until it ends, gracefully once `stop` is cancelled.
-fn serve(stream: TcpStream, service: Arc<Service>, stop: CancellationToken) -> impl Future<Output = ()> + Send {
-    async move {
-        if let Err(error) = stream.set_nodelay(true) {
-            debug!(%error, "simulator connection without TCP_NODELAY");
+async fn serve(stream: TcpStream, service: Arc<Service>, stop: CancellationToken, executor: Tracked) {
+    if let Err(error) = stream.set_nodelay(true) {
+        debug!(%error, "simulator connection without TCP_NODELAY");
+    }
+    let mut builder = auto::Builder::new(executor);
+    builder.http1().max_buf_size(CONNECTION_BUFFER_BYTES);
+    let handler = service_fn(move |request| Arc::clone(&service).handle(request));
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), handler));
+    let ended = match stop.run_until_cancelled(connection.as_mut()).await {
+        Some(ended) => ended,
+        None => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
         }
-        let mut builder = auto::Builder::new(TokioExecutor::new());
-        builder.http1().max_buf_size(CONNECTION_BUFFER_BYTES);
-        let handler = service_fn(move |request| Arc::clone(&service).handle(request));
-        let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), handler));
-        let ended = match stop.run_until_cancelled(connection.as_mut()).await {
-            Some(ended) => ended,
-            None => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
-            }
-        };
-        // Clients that go away and connections cut on purpose end here: that is the simulator's daily business.
-        if let Err(error) = ended {
-            debug!(%error, "simulator connection ended");
-        }
+    };
+    // Clients that go away and connections cut on purpose end here: that is the simulator's daily business.
+    if let Err(error) = ended {
+        debug!(%error, "simulator connection ended");
     }
 }

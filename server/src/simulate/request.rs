@@ -55,11 +55,7 @@ impl Chat {
             return Err(ApiError::bad_request(message, Some("stream_options"), None));
         }
         if wire.messages.is_empty() {
-            return Err(ApiError::bad_request(
-                "[] is too short - 'messages'",
-                Some("messages"),
-                Some("empty_array"),
-            ));
+            return Err(ApiError::bad_request("[] is too short - 'messages'", Some("messages"), Some("empty_array")));
         }
         let mut prompt_tokens = TOKENS_PER_REQUEST;
         let mut prompt_hash = 0;
@@ -262,8 +258,16 @@ mod tests {
             (with(r#""max_tokens":NaN"#), None, "invalid_json"),
             (r#"{"model":"m","messages":[]}"#.to_owned(), Some("messages"), "empty_array"),
             (r#"{"model":"m"}"#.to_owned(), None, "invalid_type"),
-            (r#"{"model":"m","messages":[{"role":"king","content":"x"}]}"#.to_owned(), Some("messages"), "invalid_value"),
-            (r#"{"model":"m","messages":[{"role":"user"}]}"#.to_owned(), Some("messages"), "missing_required_parameter"),
+            (
+                r#"{"model":"m","messages":[{"role":"king","content":"x"}]}"#.to_owned(),
+                Some("messages"),
+                "invalid_value",
+            ),
+            (
+                r#"{"model":"m","messages":[{"role":"user"}]}"#.to_owned(),
+                Some("messages"),
+                "missing_required_parameter",
+            ),
             (r#"{"model":"m","messages":[{"role":"user","content":7}]}"#.to_owned(), None, "invalid_type"),
             (r#"{"model":"m","messages":[{"role":"us"#.to_owned(), None, "invalid_json"),
             (String::new(), None, "invalid_json"),

@@ -47,7 +47,8 @@ impl Service {
     /// A service for options that were validated.
     pub(super) fn new(options: Options) -> Self {
         // A validated model name is visible ASCII, so the text of a JSON string is all that can come out.
-        let models_json = options.models.iter().map(|name| serde_json::Value::from(name.as_str()).to_string()).collect();
+        let models_json =
+            options.models.iter().map(|name| serde_json::Value::from(name.as_str()).to_string()).collect();
         let ledger = Arc::new(Ledger::new(options.records_max));
         Self { options, models_json, ledger, started: now() }
     }
@@ -178,8 +179,7 @@ impl Service {
             object: &'static str,
             data: Vec<Model<'a>>,
         }
-        let model =
-            |id| Model { id, object: "model", created: CREATED_UNIX_S, owned_by: "freehold-simulator" };
+        let model = |id| Model { id, object: "model", created: CREATED_UNIX_S, owned_by: "freehold-simulator" };
         let data = self.options.models.iter().map(|id| model(id.as_str())).collect();
         Body::json(StatusCode::OK, &List { object: "list", data })
     }

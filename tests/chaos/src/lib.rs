@@ -1,1 +1,25 @@
 //! Seeded faults over the whole system: crashes, power loss, full disks, dead clients.
+//!
+//! A test here runs a real program (`chaos-child`), does something terrible to it, and compares what it had been told
+//! with what is there afterwards. `CHAOS_SEED` repeats the choices of a run; the moment a signal arrives cannot be
+//! repeated to the instruction, which is why there are many rounds (`CHAOS_ROUNDS`).
+//!
+//! - `dice`: the seed and the choices that come from it;
+//! - `checkers`: what was acknowledged, and whether a log keeps it;
+//! - `child` and `victim`: the program that suffers, and the hand that holds it;
+//! - `shim`: the library that records what a power loss leaves and injects faults of the disk;
+//! - `crash`, `power`, `faults`: the rounds;
+//! - `system`, `clients`, `money`: the shipped binary under load, and whether its bills are right.
+
+pub mod checkers;
+pub mod child;
+pub mod clients;
+pub mod crash;
+pub mod dice;
+pub mod faults;
+pub mod money;
+pub mod plan;
+pub mod power;
+pub mod shim;
+pub mod system;
+pub mod victim;

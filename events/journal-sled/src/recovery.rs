@@ -1,0 +1,225 @@
+//! Opening: finds the segments, takes over the stored index, replays what it lacks, cuts a torn tail.
+//!
+//! Invariants: what the index proves to have been durable must be in the segments; every group that is replayed is
+//! checked whole; nothing is changed before everything was found good, and then only bytes that nobody was told of.
+
+use std::{
+    fs::{File, OpenOptions},
+    os::unix::fs::FileExt,
+    sync::Arc,
+};
+
+use events_journal::ReadError;
+use tracing::warn;
+
+use crate::{
+    error::{OpenError, corrupt, open_io},
+    format::{Frames, GROUP_HEADER_BYTES, HEADER_BYTES, LogKey},
+    index::{Index, Live},
+    indexer,
+    limit::{FILL_STEP_BYTES, RUNS_WAITING_MAX},
+    memtable::Added,
+    read::parse,
+    run::Part,
+    run_store::RunStore,
+    scan::{Group, Place, Stop, Tail, check_joint, group_at, tail, walk},
+    segment::{Files, Location, Window, read_header},
+    store::Cut,
+};
+
+/// What replaying found.
+#[derive(Debug)]
+pub(crate) struct Replayed {
+    pub(crate) place: Place,
+    pub(crate) cut: Option<Cut>,
+    /// Commits the stored index did not hold.
+    pub(crate) commits: u64,
+}
+
+/// Reads all segments' headers; they must be of one log.
+pub(crate) fn identify(files: &Files, firsts: &[u64]) -> Result<LogKey, OpenError> {
+    let mut id = None;
+    for first in firsts {
+        let path = files.path(*first);
+        let file = File::open(&path).map_err(open_io("open", &path))?;
+        let header = read_header(&file, &path, *first)?;
+        if *id.get_or_insert(header.log_id) != header.log_id {
+            return Err(corrupt(&path, 16, "the segment belongs to another log").into());
+        }
+    }
+    match (id, firsts.first()) {
+        (Some(id), Some(1)) => Ok(LogKey::new(id)),
+        (_, first) => {
+            let first = first.copied().unwrap_or(0);
+            Err(corrupt(&files.path(first), 0, format!("the segments before position {first} are missing")).into())
+        }
+    }
+}
+
+/// Takes over the stored index; without one, everything is replayed.
+pub(crate) fn load_index(files: &Files, store: &Arc<RunStore>, index: &Index) -> Result<(), OpenError> {
+    if let Err(fault) = store.open().and_then(|()| index.load()) {
+        warn!(error = %fault, "the index is not readable, rebuilding it from the log");
+        if let Err(fault) = store.clear_runs() {
+            warn!(error = %fault, "the index cannot be cleared, it stays in memory");
+        }
+        return Ok(());
+    }
+    check_covered(files, index).map_err(OpenError::from)
+}
+
+/// The index holds only what was durable: its last group and its segments must be there.
+fn check_covered(files: &Files, index: &Index) -> Result<(), ReadError> {
+    let live = index.live.read();
+    let place = live.end;
+    if place.position == Place::START.position {
+        return Ok(());
+    }
+    let proven = format!("positions up to {} were acknowledged, as the index proves", place.position - 1);
+    for (position, mark) in &live.marks {
+        let begins = mark.offset() == (HEADER_BYTES + GROUP_HEADER_BYTES) as u64;
+        if begins && live.segments.get(mark.ordinal() as usize) != Some(position) {
+            return Err(corrupt(&files.path(*position), 0, format!("the segment is missing, but {proven}")));
+        }
+    }
+    let Some(first) = live.segments.get(place.ordinal as usize) else {
+        return Err(corrupt(&files.log_dir, 0, format!("the last segments are missing, but {proven}")));
+    };
+    let (path, file) = (files.path(*first), files.get(*first)?);
+    let good = if place.last_group == 0 {
+        read_header(&file, &path, *first)?.chain == place.chain
+    } else {
+        let mut window = Window::new(&file, &path);
+        group_at(&mut window, &index.key, place.last_group)?
+            .is_ok_and(|(header, crc, _)| crc == place.chain && place.last_group + header.bytes() == place.offset)
+    };
+    if good { Ok(()) } else { Err(corrupt(&path, place.last_group, format!("the group is damaged, but {proven}"))) }
+}
+
+/// Replays everything behind what the index covers. `repair` = this process owns the log: it stores parts of the index
+/// as they become complete and cuts a torn tail.
+pub(crate) fn replay(files: &Files, index: &Index, repair: bool) -> Result<Replayed, OpenError> {
+    let (mut place, segments) = {
+        let live = index.live.read();
+        (live.end, live.segments.clone())
+    };
+    let from = place.position;
+    let mut cut = None;
+    loop {
+        let Some(first) = segments.get(place.ordinal as usize) else {
+            return Err(corrupt(&files.log_dir, 0, "the log has no segments").into());
+        };
+        let (path, file) = (files.path(*first), files.get(*first)?);
+        if place.offset == HEADER_BYTES as u64 {
+            check_joint(&path, &read_header(&file, &path, *first)?, &place)?;
+        }
+        let mut window = Window::new(&file, &path);
+        let next = segments.get(place.ordinal as usize + 1).copied();
+        let found = read_segment(&mut window, index, &mut place, next, repair)?;
+        if let Some((from, to)) = found {
+            let lost = Cut { file: path.display().to_string(), offset: from, bytes: to - from };
+            if repair {
+                let file = OpenOptions::new().write(true).open(&path).map_err(open_io("open", &path))?;
+                zero(&file, from, to).map_err(open_io("cut", &path))?;
+                warn!(file = lost.file, offset = lost.offset, bytes = lost.bytes, "cut a torn tail");
+            }
+            cut = Some(lost);
+        }
+        if next.is_none() {
+            break;
+        }
+        place = place.next_segment();
+    }
+    index.live.write().end = place;
+    Ok(Replayed { place, cut, commits: place.position - from })
+}
+
+/// Replays one segment; returns the bytes behind its last group that are not zero and hold nothing.
+fn read_segment(
+    window: &mut Window<'_>,
+    index: &Index,
+    place: &mut Place,
+    next: Option<u64>,
+    repair: bool,
+) -> Result<Option<(u64, u64)>, OpenError> {
+    loop {
+        let stop = walk(window, &index.key, place, &mut |group| add_group(index, &group, repair))?;
+        let path = window.path;
+        if let Some(next) = next.filter(|next| *next != place.position) {
+            let reason = format!("{}, but the next segment begins at position {next}", stop.reason);
+            return Err(corrupt(path, place.offset, reason).into());
+        }
+        match tail(window, &index.key, place, stop, &mut |_| {})? {
+            Tail::Clean => return Ok(None),
+            Tail::Garbage(end) => return Ok(Some((tail_start(place, stop), end))),
+            Tail::LaterGroup(later) => {
+                // A writer that works beside this reader may have completed the group meanwhile.
+                window.forget();
+                let again = group_at(window, &index.key, place.offset)?;
+                if repair || !again.is_ok_and(|(header, ..)| header.first_position == place.position) {
+                    let reason = format!("{}, but a good group follows at byte {later}", stop.reason);
+                    return Err(corrupt(path, place.offset, reason).into());
+                }
+            }
+        }
+    }
+}
+
+const fn tail_start(place: &Place, stop: Stop) -> u64 {
+    place.offset + if stop.trailer { GROUP_HEADER_BYTES as u64 } else { 0 }
+}
+
+/// Overwrites with zeros, durably.
+fn zero(file: &File, from: u64, to: u64) -> std::io::Result<()> {
+    let zeros = vec![0; FILL_STEP_BYTES as usize];
+    let mut at = from;
+    while at < to {
+        let step = usize::try_from((to - at).min(FILL_STEP_BYTES)).unwrap_or(0);
+        file.write_all_at(zeros.get(..step).unwrap_or_default(), at)?;
+        at += step as u64;
+    }
+    file.sync_data()
+}
+
+fn add_group(index: &Index, group: &Group<'_>, repair: bool) -> Result<(), ReadError> {
+    let mut live = index.live.write();
+    let mut first_of_segment = group.place.last_group == 0;
+    for frame in Frames::new(group.payload) {
+        let Ok((header, offset, commit)) = frame else {
+            continue;
+        };
+        let location =
+            Location::new(group.place.ordinal, group.place.offset + (GROUP_HEADER_BYTES + offset) as u64);
+        let added = next_added(index, &live, header.position, location, commit)?;
+        live.push(header.position, first_of_segment, added);
+        first_of_segment = false;
+    }
+    index.advance(&mut live, group.end);
+    let waiting = live.parts.iter().filter(|part| matches!(part, Part::Memory(_))).count();
+    drop(live);
+    if repair && waiting > RUNS_WAITING_MAX && let Err(fault) = indexer::store_parts(index) {
+        warn!(error = %fault, "the index cannot be stored, it stays in memory");
+    }
+    Ok(())
+}
+
+/// A commit must be the next one of its stream.
+fn next_added(
+    index: &Index,
+    live: &Live,
+    position: u64,
+    location: Location,
+    commit: &[u8],
+) -> Result<Added, ReadError> {
+    let view = parse(position, commit)?;
+    let keys = index.key.hash.keys(view.stream, view.commit_id, view.episode_id);
+    let head = live.head(keys.stream);
+    if view.first_version != head + 1 || view.event_count == 0 {
+        let file = live.segments.get(location.ordinal() as usize).copied().unwrap_or(0);
+        let (stream, first) = (view.stream, view.first_version);
+        let reason = format!("stream {stream} goes on with version {first} behind {head}");
+        return Err(corrupt(std::path::Path::new(&format!("{file:020}.seg")), location.offset(), reason));
+    }
+    Ok(Added { keys, last_version: view.last_version().0, location })
+}
+

@@ -1,0 +1,281 @@
+//! The one writer: forms groups, makes them durable, publishes and answers.
+//!
+//! Invariants:
+//! - a group is written, then synced, then published, then answered; group n+1 is not written before group n is synced;
+//! - after any failure nothing is accepted until what the failed group may have left is zeroed durably, so the log
+//!   never holds what was answered as not written;
+//! - `place` and the index change only after the barrier: they always show the durable log.
+
+use std::{
+    collections::VecDeque,
+    fs, io,
+    os::unix::fs::{FileExt, MetadataExt},
+    path::PathBuf,
+    sync::Arc,
+};
+
+use events_journal::{AppendError, Health, Refusal};
+use events_model::Position;
+use tokio::sync::watch;
+use tracing::{error, info};
+
+use crate::{
+    error::refusal,
+    filler::Room,
+    format::{GROUP_HEADER_BYTES, GroupHeader},
+    group::Group,
+    limit::{RETRY_FIRST, RETRY_MAX},
+    queue::Pending,
+    scan::Place,
+    segment::{Window, install},
+    store::Core,
+};
+
+/// A write that failed.
+#[derive(Debug)]
+struct Failure {
+    refusal: Refusal,
+    /// Set if the group may be there all the same.
+    unknown: Option<Arc<io::Error>>,
+}
+
+impl Failure {
+    fn not_written(error: &io::Error) -> Self {
+        Self { refusal: refusal(error), unknown: None }
+    }
+
+    fn unknown(error: io::Error) -> Self {
+        Self { refusal: refusal(&error), unknown: Some(Arc::new(error)) }
+    }
+
+    fn answer(&self) -> AppendError {
+        match &self.unknown {
+            Some(error) => AppendError::Unknown(Arc::clone(error)),
+            None => AppendError::Refused(self.refusal.clone()),
+        }
+    }
+}
+
+/// The writer's thread and its state.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    core: Arc<Core>,
+    head: watch::Sender<Position>,
+    health: watch::Sender<Health>,
+    room: Arc<Room>,
+    path: PathBuf,
+    place: Place,
+    /// The segment is complete: the next group needs a new one, even if it would fit.
+    must_roll: bool,
+    /// End of what a failed group may have written.
+    dirty_end: u64,
+    group: Group,
+}
+
+impl Writer {
+    pub(crate) fn new(
+        core: Arc<Core>,
+        head: watch::Sender<Position>,
+        health: watch::Sender<Health>,
+        (room, path): (Arc<Room>, PathBuf),
+        place: Place,
+    ) -> Self {
+        Self { core, head, health, room, path, place, must_roll: false, dirty_end: 0, group: Group::default() }
+    }
+
+    /// Works until the queue is closed and empty, then leaves the trailer.
+    pub(crate) fn run(mut self) {
+        let mut batch = VecDeque::new();
+        let mut last_len = 0;
+        while self.core.queue.take(&mut batch, last_len) {
+            last_len = batch.len();
+            while !batch.is_empty() {
+                self.group.form(&self.core.library, self.place.position, &mut batch);
+                match self.write_group() {
+                    Ok(()) => self.group.answer(),
+                    Err(failure) => {
+                        if !self.fail(failure, &mut batch) {
+                            return;
+                        }
+                    }
+                }
+            }
+        }
+        if let Err(error) = self.write_trailer() {
+            // The next start reads the tail as after a crash.
+            info!(error = %error, "no clean end could be written");
+        }
+        self.health.send_replace(Health::Refusing(Refusal::Closed));
+    }
+
+    fn write_group(&mut self) -> Result<(), Failure> {
+        let commits = self.group.commits();
+        if commits == 0 {
+            return Ok(());
+        }
+        let payload = self.group.payload();
+        let header = GroupHeader::over(payload, self.place.position, commits, self.place.chain);
+        self.make_room(header.bytes()).map_err(|error| Failure::not_written(&error))?;
+        let (head, crc) = header.encode(&self.core.library.index.key);
+        self.write_at(head)?;
+        self.check_linked().map_err(|error| Failure::not_written(&error))?;
+        self.publish(self.place.after(&header, crc));
+        Ok(())
+    }
+
+    fn write_at(&mut self, head: [u8; GROUP_HEADER_BYTES]) -> Result<(), Failure> {
+        let bytes = self.group.bytes(head);
+        let mut written = 0;
+        while let Some(rest) = bytes.get(written..).filter(|rest| !rest.is_empty()) {
+            match self.room.file.write_at(rest, self.place.offset + written as u64) {
+                Ok(0) if written == 0 => return Err(Failure::not_written(&io::ErrorKind::WriteZero.into())),
+                Ok(0) => return Err(Failure::unknown(io::ErrorKind::WriteZero.into())),
+                Ok(more) => {
+                    written += more;
+                    self.dirty_end = self.dirty_end.max(self.place.offset + written as u64);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if written == 0 => return Err(Failure::not_written(&error)),
+                Err(error) => return Err(Failure::unknown(error)),
+            }
+        }
+        self.room.file.sync_data().map_err(Failure::unknown)
+    }
+
+    /// A segment without a name is gone with all it holds, whatever the barrier said.
+    fn check_linked(&self) -> io::Result<()> {
+        if self.room.file.metadata()?.nlink() == 0 { Err(io::ErrorKind::NotFound.into()) } else { Ok(()) }
+    }
+
+    fn publish(&mut self, end: Place) {
+        let index = &self.core.library.index;
+        let mut live = index.live.write();
+        self.group.publish(&mut live, self.place);
+        let complete = index.advance(&mut live, end);
+        drop(live);
+        self.place = end;
+        self.dirty_end = 0;
+        self.head.send_replace(Position(end.position - 1));
+        self.core.filler.used(end.offset);
+        if complete {
+            self.core.indexer.wake();
+        }
+    }
+
+    /// Makes sure that the next group has room, in this segment or a new one.
+    fn make_room(&mut self, bytes: u64) -> io::Result<()> {
+        let fits = self.place.offset + bytes <= self.core.options.segment_bytes || self.place.last_group == 0;
+        if self.must_roll || !fits {
+            // Once positions may have a new segment, this one must not get any more of them.
+            self.must_roll = true;
+            self.roll()?;
+            self.must_roll = false;
+        }
+        let end = self.place.offset + bytes;
+        if self.room.filled() >= end { Ok(()) } else { self.core.filler.room(end) }
+    }
+
+    fn roll(&mut self) -> io::Result<()> {
+        let spare = self.core.filler.spare()?;
+        let library = &self.core.library;
+        let place = self.place.next_segment();
+        let names = (place.position, place.chain);
+        let path = install(&spare.room.file, &spare.path, &library.files.log_dir, &library.index.key, names);
+        self.path = path.inspect_err(|_| drop(fs::remove_file(&spare.path)))?;
+        library.index.live.write().segments.push(place.position);
+        self.core.filler.activate(Arc::clone(&spare.room), place.offset);
+        self.room = spare.room;
+        self.place = place;
+        Ok(())
+    }
+
+    /// Answers everybody, then tries to go on until it works; `false` = closed meanwhile.
+    fn fail(&mut self, failure: Failure, batch: &mut VecDeque<Pending>) -> bool {
+        error!(reason = %failure.refusal, "the log accepts no commits");
+        let mut waiting = self.core.queue.refuse(&failure.refusal);
+        self.health.send_replace(Health::Refusing(failure.refusal.clone()));
+        let bytes = self.group.fail(&failure.answer(), &failure.refusal);
+        for pending in batch.drain(..).chain(waiting.drain(..)) {
+            // The caller may have dropped the receipt.
+            drop(pending.reply.send(Err(AppendError::Refused(failure.refusal.clone()))));
+        }
+        let mut pause = RETRY_FIRST;
+        let mut shown = failure.refusal;
+        while self.core.queue.pause(pause) {
+            pause = (pause * 2).min(RETRY_MAX);
+            match self.recover(bytes) {
+                Ok(()) => {
+                    info!(position = self.place.position - 1, "the log accepts commits again");
+                    self.health.send_replace(Health::Accepting);
+                    self.core.queue.accept();
+                    return true;
+                }
+                Err(error) => {
+                    let reason = refusal(&error);
+                    if reason != shown {
+                        self.core.queue.refuse(&reason);
+                        self.health.send_replace(Health::Refusing(reason.clone()));
+                        shown = reason;
+                    }
+                }
+            }
+        }
+        self.health.send_replace(Health::Refusing(Refusal::Closed));
+        false
+    }
+
+    /// Brings the file back to the durable log and proves that the next group can be written.
+    fn recover(&mut self, bytes: u64) -> io::Result<()> {
+        self.reopen()?;
+        let end = self.dirty_end.max(self.place.offset + GROUP_HEADER_BYTES as u64).min(self.room.filled());
+        if end > self.place.offset {
+            let zeros = vec![0; usize::try_from(end - self.place.offset).unwrap_or(0)];
+            self.room.file.write_all_at(&zeros, self.place.offset)?;
+        }
+        self.room.file.sync_data()?;
+        self.check_linked()?;
+        self.dirty_end = 0;
+        self.make_room(bytes)
+    }
+
+    /// Finds the segment again if its directory was replaced by one that holds the same log.
+    fn reopen(&mut self) -> io::Result<()> {
+        let (there, ours) = (fs::metadata(&self.path)?, self.room.file.metadata()?);
+        if (there.dev(), there.ino()) == (ours.dev(), ours.ino()) {
+            return Ok(());
+        }
+        let lock = self.core.relock()?;
+        let file = fs::OpenOptions::new().read(true).write(true).open(&self.path)?;
+        let first = self.core.library.index.live.read().segments.last().copied().unwrap_or(0);
+        let key = &self.core.library.index.key;
+        let header = crate::segment::read_header(&file, &self.path, first).map_err(io::Error::other)?;
+        let mut window = Window::new(&file, &self.path);
+        let same = header.log_id == key.id
+            && match self.place.last_group {
+                0 => header.chain == self.place.chain,
+                offset => crate::scan::group_at(&mut window, key, offset)
+                    .map_err(io::Error::other)?
+                    .is_ok_and(|(_, crc, _)| crc == self.place.chain),
+            };
+        if !same {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        let filled = there.len();
+        // Whatever follows the last group in that copy is not ours.
+        self.dirty_end = filled;
+        self.room = Arc::new(Room::new(file, filled));
+        self.core.filler.activate(Arc::clone(&self.room), self.place.offset);
+        self.core.library.files.forget();
+        self.core.keep_lock(lock);
+        Ok(())
+    }
+
+    fn write_trailer(&mut self) -> io::Result<()> {
+        let end = self.place.offset + GROUP_HEADER_BYTES as u64;
+        self.core.filler.room(end)?;
+        let (trailer, _) =
+            GroupHeader::over(&[], self.place.position, 0, self.place.chain).encode(&self.core.library.index.key);
+        self.room.file.write_all_at(&trailer, self.place.offset)?;
+        self.room.file.sync_data()
+    }
+}

@@ -1,0 +1,323 @@
+//! The runner: every event once, across stops, damage and panics.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use events_journal::{
+    Blob, Direction, EventLog, Filter, Health, MemoryLog, Page, ReadError, Receipt, Recorded, SnapshotStore,
+};
+use events_model::{Commit, CommitId, CommitView, EpisodeId, EventView, Position, StreamId, Version, tenant::Event};
+use projections::{ApplyError, Options, Parked, Progress, Projection, Reader, RunError, Runner, WaitError};
+use tests_kit::NOON;
+use tokio::sync::watch;
+
+use crate::book::{Book, tenant};
+
+const WAIT_MAX: Duration = Duration::from_secs(30);
+
+/// Counts events and remembers the last position; knows neither.
+#[derive(Debug)]
+struct Count<const PANICS: bool>;
+
+impl<const PANICS: bool> Projection for Count<PANICS> {
+    const NAME: &'static str = "count";
+    const VERSION: u32 = 1;
+    type State = u64;
+
+    fn apply(state: &mut u64, _: Position, _: &CommitView<'_>, event: &EventView<'_>) -> Result<(), ApplyError> {
+        assert!(!PANICS, "a test asked for it");
+        if event.payload.short_kind() == "TenantSuspended" {
+            return Err(ApplyError::Stream { stream: "test".to_owned() });
+        }
+        *state += 1;
+        Ok(())
+    }
+}
+
+/// The same fold in a later version.
+#[derive(Debug)]
+struct CountTwo;
+
+impl Projection for CountTwo {
+    const NAME: &'static str = "count";
+    const VERSION: u32 = 2;
+    type State = u64;
+
+    fn apply(state: &mut u64, _: Position, _: &CommitView<'_>, _: &EventView<'_>) -> Result<(), ApplyError> {
+        *state += 2;
+        Ok(())
+    }
+}
+
+fn resumed() -> Event {
+    Event::TenantResumed { at: NOON }
+}
+
+fn write(book: &mut Book, commits: usize) {
+    for _ in 0..commits {
+        book.write(&tenant("acme"), &[resumed(), resumed()]);
+    }
+}
+
+/// Runs a runner while `drive` lasts, then stops it.
+fn while_running<P: Projection, F: Future>(
+    log: Arc<dyn EventLog>,
+    store: Arc<dyn SnapshotStore>,
+    options: Options,
+    drive: impl FnOnce(Reader<P>) -> F,
+) -> (Result<(), RunError>, Vec<Progress>, F::Output) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let (runner, reader) = Runner::<P>::open(log, store, options);
+    let (stop, stopped) = watch::channel(false);
+    let mut seen = Vec::new();
+    let (result, output) = runtime.block_on(async {
+        let drive = async {
+            let output = drive(reader).await;
+            stop.send_replace(true);
+            output
+        };
+        tokio::join!(runner.run(stopped, |progress| seen.push(progress)), drive)
+    });
+    (result, seen, output)
+}
+
+/// Catches up and tells the state, the position and how far the checkpoint had come before.
+fn catch_up<P: Projection<State = u64>>(book: &Book) -> (u64, Position, Vec<Progress>) {
+    let head = book.log.head_position();
+    let (result, seen, state) =
+        while_running::<P, _>(book.port(), book.log.clone_store(), Options::default(), |reader| async move {
+            reader.wait_for(head, WAIT_MAX).await.unwrap();
+            reader.read(|state, position| (*state, position))
+        });
+    result.unwrap();
+    (state.0, state.1, seen)
+}
+
+trait AsStore {
+    fn clone_store(&self) -> Arc<dyn SnapshotStore>;
+}
+
+impl AsStore for Arc<MemoryLog> {
+    fn clone_store(&self) -> Arc<dyn SnapshotStore> {
+        Self::clone(self)
+    }
+}
+
+#[test]
+fn it_catches_up_follows_and_gives_read_your_writes() {
+    let mut book = Book::default();
+    write(&mut book, 1_200);
+    let (port, store) = (book.port(), book.log.clone_store());
+    let (result, seen, ()) = while_running::<Count<false>, _>(port, store, Options::default(), |reader| async move {
+        reader.wait_for(Position(1_200), WAIT_MAX).await.unwrap();
+        for _ in 0..20 {
+            let position = book.write(&tenant("acme"), &[resumed()]);
+            reader.wait_for(position, WAIT_MAX).await.unwrap();
+            reader.read(|state, at| assert_eq!((*state, at), (2_400 + position.0 - 1_200, position)));
+        }
+    });
+    result.unwrap();
+    let head = Position(1_200);
+    assert_eq!(seen.first(), Some(&Progress { position: Position(0), head }));
+    assert_eq!(seen.last(), Some(&Progress { position: head, head }));
+    assert!(seen.is_sorted_by_key(|progress| progress.position) && seen.len() == 4, "{seen:?}");
+}
+
+#[test]
+fn a_stopped_runner_goes_on_from_its_checkpoint_and_counts_every_event_once() {
+    let mut book = Book::default();
+    for round in 1..=5_u64 {
+        write(&mut book, 7);
+        let (state, position, seen) = catch_up::<Count<false>>(&book);
+        assert_eq!((state, position), (round * 14, Position(round * 7)));
+        assert_eq!(seen[0].position, Position((round - 1) * 7));
+    }
+}
+
+#[test]
+fn checkpoints_are_saved_along_the_way() {
+    let mut book = Book::default();
+    write(&mut book, 1_500);
+    let options = Options { checkpoint_commits: 600, checkpoint_every: Duration::from_secs(3_600) };
+    let (runner, reader) = Runner::<Count<false>>::open(book.port(), book.log.clone_store(), options);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let (_stop, stopped) = watch::channel(false);
+    // Dropped in the middle, as when a process dies: nothing is saved at the end.
+    runtime.block_on(async {
+        tokio::select! {
+            _ = runner.run(stopped, |_| {}) => panic!("nobody stopped it"),
+            reached = reader.wait_for(Position(1_500), WAIT_MAX) => reached.unwrap(),
+        }
+    });
+    let saved = book.log.load_checkpoint("count").unwrap().unwrap().at;
+    assert_eq!(saved, 1_024);
+    assert_eq!(catch_up::<Count<false>>(&book).0, 3_000);
+}
+
+#[test]
+fn a_quiet_log_is_saved_by_the_clock() {
+    let mut book = Book::default();
+    write(&mut book, 3);
+    let options = Options { checkpoint_commits: u64::MAX, checkpoint_every: Duration::from_millis(1) };
+    let log = Arc::clone(&book.log);
+    let (result, _, ()) =
+        while_running::<Count<false>, _>(book.port(), book.log.clone_store(), options, |_| async move {
+            let saved = async {
+                while log.load_checkpoint("count").unwrap().is_none() {
+                    tokio::task::yield_now().await;
+                }
+            };
+            tokio::time::timeout(WAIT_MAX, saved).await.unwrap();
+        });
+    result.unwrap();
+}
+
+#[test]
+fn no_damage_to_a_checkpoint_gives_a_wrong_number() {
+    let mut book = Book::default();
+    write(&mut book, 3);
+    catch_up::<Count<false>>(&book);
+    let good = book.log.load_checkpoint("count").unwrap().unwrap();
+    let mut bad = Vec::new();
+    for index in 0..good.bytes.len() {
+        let mut bytes = good.bytes.clone();
+        bytes[index] ^= 1;
+        bad.push(Blob { at: good.at, bytes });
+    }
+    for len in 0..good.bytes.len() {
+        bad.push(Blob { at: good.at, bytes: good.bytes[..len].to_vec() });
+    }
+    bad.push(Blob { at: good.at, bytes: [good.bytes.as_slice(), &[0]].concat() });
+    bad.push(Blob { at: 4, bytes: good.bytes.clone() });
+    for blob in bad {
+        book.log.save_checkpoint("count", &blob).unwrap();
+        let (state, position, seen) = catch_up::<Count<false>>(&book);
+        assert_eq!((state, position), (6, Position(3)), "{blob:?}");
+        assert_eq!(seen[0].position, Position(0), "{blob:?} was not discarded");
+    }
+}
+
+#[test]
+fn a_later_version_of_the_projection_rebuilds() {
+    let mut book = Book::default();
+    write(&mut book, 3);
+    catch_up::<Count<false>>(&book);
+    let (state, _, seen) = catch_up::<CountTwo>(&book);
+    assert_eq!((state, seen[0].position), (12, Position(0)));
+}
+
+#[test]
+fn parked_events_are_counted_bounded_and_survive_a_restart() {
+    let mut book = Book::default();
+    let suspended = Event::TenantSuspended { reason: String::new(), at: NOON };
+    for _ in 0..60 {
+        book.write(&tenant("acme"), &vec![suspended.clone(); 20]);
+    }
+    write(&mut book, 1);
+    let parked = |book: &Book| -> Parked {
+        let head = book.log.head_position();
+        let (result, _, parked) = while_running::<Count<false>, _>(
+            book.port(),
+            book.log.clone_store(),
+            Options::default(),
+            |reader| async move {
+                reader.wait_for(head, WAIT_MAX).await.unwrap();
+                assert_eq!(reader.read(|state, _| *state), 2);
+                reader.parked()
+            },
+        );
+        result.unwrap();
+        parked
+    };
+    let first = parked(&book);
+    assert_eq!((first.count, first.events.len()), (1_200, projections::projection::PARKED_LEN_MAX));
+    assert_eq!(parked(&book), first);
+}
+
+#[test]
+fn a_panic_in_the_fold_ends_the_run_and_saves_nothing() {
+    let mut book = Book::default();
+    write(&mut book, 3);
+    let (port, store) = (book.port(), book.log.clone_store());
+    let (result, _, waited) = while_running::<Count<true>, _>(port, store, Options::default(), |reader| async move {
+        reader.wait_for(Position(3), WAIT_MAX).await
+    });
+    assert!(matches!(result, Err(RunError::Panicked { position: Position(0), .. })), "{result:?}");
+    assert!(matches!(waited, Err(WaitError::Stopped { wanted: Position(3), .. })), "{waited:?}");
+    assert_eq!(book.log.load_checkpoint("count").unwrap(), None);
+}
+
+#[test]
+fn a_position_that_does_not_come_is_waited_for_in_vain_and_a_closed_log_ends_the_run() {
+    let mut book = Book::default();
+    write(&mut book, 3);
+    let log = Arc::clone(&book.log);
+    let (result, _, waited) = while_running::<Count<false>, _>(
+        book.port(),
+        book.log.clone_store(),
+        Options::default(),
+        |reader| async move {
+            reader.wait_for(Position(3), WAIT_MAX).await.unwrap();
+            let waited = reader.wait_for(Position(4), Duration::from_millis(1)).await;
+            log.close();
+            (waited, reader.wait_for(Position(4), WAIT_MAX).await)
+        },
+    );
+    result.unwrap();
+    let (wanted, reached) = (Position(4), Position(3));
+    assert_eq!(waited, (Err(WaitError::TimedOut { wanted, reached }), Err(WaitError::Stopped { wanted, reached })));
+}
+
+/// A log that cannot be read from a position on.
+#[derive(Debug)]
+struct Damaged(Arc<MemoryLog>, Position);
+
+impl EventLog for Damaged {
+    fn append(&self, expected: Version, commit: Commit) -> Receipt {
+        self.0.append(expected, commit)
+    }
+
+    fn read_stream(&self, s: &StreamId, f: Version, d: Direction, limit: usize) -> Result<Vec<Recorded>, ReadError> {
+        self.0.read_stream(s, f, d, limit)
+    }
+
+    fn read_log(&self, from: Position, d: Direction, filter: &Filter, limit: usize) -> Result<Page, ReadError> {
+        if from >= self.1 {
+            return Err(ReadError::Corrupt { file: "segment".to_owned(), offset: 7, reason: "test".to_owned() });
+        }
+        self.0.read_log(from, d, filter, limit)
+    }
+
+    fn read_episode(&self, episode: EpisodeId, limit: usize) -> Result<Vec<Recorded>, ReadError> {
+        self.0.read_episode(episode, limit)
+    }
+
+    fn find_commit(&self, stream: &StreamId, id: &CommitId) -> Result<Option<Recorded>, ReadError> {
+        self.0.find_commit(stream, id)
+    }
+
+    fn head(&self, stream: &StreamId) -> Result<Version, ReadError> {
+        self.0.head(stream)
+    }
+
+    fn watch_head(&self) -> watch::Receiver<Position> {
+        self.0.watch_head()
+    }
+
+    fn watch_health(&self) -> watch::Receiver<Health> {
+        self.0.watch_health()
+    }
+}
+
+#[test]
+fn a_damaged_log_ends_the_run_with_its_place_and_what_was_read_stays_readable() {
+    let mut book = Book::default();
+    write(&mut book, 1_000);
+    let damaged = Arc::new(Damaged(Arc::clone(&book.log), Position(513)));
+    let (result, _, state) =
+        while_running::<Count<false>, _>(damaged, book.log.clone_store(), Options::default(), |reader| async move {
+            assert!(reader.wait_for(Position(1_000), WAIT_MAX).await.is_err());
+            reader.read(|state, position| (*state, position))
+        });
+    assert!(matches!(result, Err(RunError::Read { position: Position(513), .. })), "{result:?}");
+    assert_eq!(state, (1_024, Position(512)));
+}

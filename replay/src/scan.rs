@@ -1,0 +1,128 @@
+//! Folds every tenant over the whole log in one pass: the measure of how fast Freehold can rebuild everything.
+//!
+//! Invariants: every event of every tenant's stream is decoded and folded by the actor's own rules, none is sampled
+//! or skipped; commits of other streams are only looked at. One pass, one thread, one page of the log in memory.
+
+use std::collections::HashMap;
+
+use actors_core::{
+    Decider,
+    tenant::{State, Tenant},
+};
+use events_journal::{Direction, EventLog, Filter, ReadError, Recorded, log::READ_LIMIT_MAX};
+use events_model::{DecodeError, Position, Stored, Version, tenant::Event};
+
+/// All tenants after a pass.
+#[derive(Debug, Default)]
+pub struct Scan {
+    /// Commits looked at.
+    pub commits: u64,
+    /// Events folded.
+    pub events: u64,
+    /// The last commit that is contained.
+    pub position: Position,
+    tenants: HashMap<Box<str>, Slot>,
+}
+
+/// `None` only while the state is away being folded: moving it out costs less than leaving a default behind.
+#[derive(Debug, Default)]
+struct Slot(Option<State>);
+
+/// Why a pass ended early.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The log cannot be read.
+    #[error("read the log at position {position}")]
+    Read {
+        /// Where the read began.
+        position: Position,
+        /// Why.
+        #[source]
+        source: ReadError,
+    },
+    /// An event does not decode.
+    #[error("version {version} of {stream} at position {position} does not decode")]
+    Decode {
+        /// Its stream.
+        stream: String,
+        /// Its version.
+        version: Version,
+        /// Place of its commit.
+        position: Position,
+        /// Why.
+        #[source]
+        source: DecodeError,
+    },
+}
+
+impl Scan {
+    /// The state of a tenant by its stream: `tenant/acme`.
+    pub fn state(&self, stream: &str) -> Option<&State> {
+        self.tenants.get(stream).and_then(|slot| slot.0.as_ref())
+    }
+
+    /// All tenants' streams and states, in no order.
+    pub fn states(&self) -> impl Iterator<Item = (&str, &State)> {
+        self.tenants.iter().filter_map(|(stream, slot)| Some((&**stream, slot.0.as_ref()?)))
+    }
+
+    /// Folds one commit.
+    ///
+    /// # Errors
+    /// Its envelope or one of its events does not decode; the tenant is as before that event.
+    pub fn apply(&mut self, commit: &Recorded) -> Result<(), Error> {
+        let position = commit.position;
+        let view = commit.view().map_err(|source| Error::Read { position, source })?;
+        self.commits += 1;
+        self.position = position;
+        if !view.stream.starts_with("tenant/") {
+            return Ok(());
+        }
+        if !self.tenants.contains_key(view.stream) {
+            self.tenants.insert(view.stream.into(), Slot(Some(State::default())));
+        }
+        let Some(slot) = self.tenants.get_mut(view.stream) else { return Ok(()) };
+        let mut state = slot.0.take().unwrap_or_default();
+        let mut result = Ok(());
+        for (version, event) in (view.first_version..).zip(view.events()) {
+            match event.and_then(|event| Event::from_payload(event.payload)) {
+                Ok(event) => {
+                    state = Tenant::evolve(state, &event);
+                    self.events += 1;
+                }
+                Err(source) => {
+                    let (stream, version) = (view.stream.to_owned(), Version(version));
+                    result = Err(Error::Decode { stream, version, position, source });
+                    break;
+                }
+            }
+        }
+        slot.0 = Some(state);
+        result
+    }
+}
+
+/// Folds all tenants over the whole log up to the head at the call. Blocks; `progress` is told the position after
+/// each page.
+///
+/// # Errors
+/// The log cannot be read or an event does not decode; nothing is skipped.
+pub fn all_tenants(log: &dyn EventLog, mut progress: impl FnMut(Position)) -> Result<Scan, Error> {
+    let mut scan = Scan::default();
+    let head = log.head_position();
+    let mut next = Position::ZERO.next();
+    while next <= head {
+        let page = log
+            .read_log(next, Direction::Forward, &Filter::default(), READ_LIMIT_MAX)
+            .map_err(|source| Error::Read { position: next, source })?;
+        for commit in &page.commits {
+            scan.apply(commit)?;
+        }
+        progress(scan.position);
+        if page.next <= next {
+            break;
+        }
+        next = page.next;
+    }
+    Ok(scan)
+}

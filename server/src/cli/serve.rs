@@ -1,0 +1,104 @@
+//! `freehold serve` and `freehold simulate`: run until a signal, then drain.
+//!
+//! Programs that start one with `--json` read one line from its standard output when it is ready.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::{
+    arguments::{Common, Listen, Simulate},
+    clock::Stopwatch,
+    failure::{Failure, Problem},
+    output::{Output, note},
+    signal::Signals,
+};
+use crate::{
+    config::{self, Config, Environment, Telemetry},
+    platform::{Platform, StartError},
+    simulate::Simulator,
+    telemetry,
+};
+
+/// Runs the server.
+pub(super) async fn serve(
+    common: &Common,
+    listen: &Listen,
+    output: &mut Output,
+    started: Stopwatch,
+) -> Result<(), Failure> {
+    let config = config::load(&listen.flags(common), &Environment::read())?;
+    if listen.dump_config {
+        return dump(&config, output);
+    }
+    start_telemetry(&config.telemetry)?;
+    let mut signals = Signals::install()?;
+    let drain_timeout = config.requests.drain_timeout;
+    let platform = Platform::start(config).await?;
+    let (http, grpc) = (platform.http_address(), platform.grpc_address());
+    let ready = started.elapsed();
+    if output.json() {
+        let ready_us = u64::try_from(ready.as_micros()).unwrap_or(u64::MAX);
+        output.json_line(&json!({ "http": http.to_string(), "grpc": grpc.to_string(), "ready_us": ready_us }))?;
+    } else {
+        output.line(format_args!("ready in {} ms: HTTP http://{http}, gRPC http://{grpc}", ready.as_millis()))?;
+    }
+    output.flush()?;
+    signals.next().await;
+    say_draining(drain_timeout);
+    signals.or_at_once(platform.shutdown()).await;
+    Ok(())
+}
+
+/// Runs a simulated upstream.
+pub(super) async fn simulate(simulate: &Simulate, output: &mut Output) -> Result<(), Failure> {
+    let mut signals = Signals::install()?;
+    if let Err(error) = simulate.options.validate() {
+        return Err(Problem::of(&error).misuse().into());
+    }
+    let started = Simulator::start(simulate.options.clone(), simulate.listen).await;
+    let simulator = started.map_err(|error| {
+        let problem = Problem::new(format!("listen at {}", simulate.listen)).because(&error);
+        if error.kind() == std::io::ErrorKind::AddrInUse { problem.code("E0007") } else { problem }
+    })?;
+    let address = simulator.address();
+    if output.json() {
+        output.json_line(&json!({ "http": address.to_string() }))?;
+    } else {
+        output.line(format_args!("simulated upstream at http://{address}/v1, counts at http://{address}/stats"))?;
+    }
+    output.flush()?;
+    signals.next().await;
+    signals.or_at_once(simulator.shutdown()).await;
+    Ok(())
+}
+
+/// Prints the configuration in force.
+pub(super) fn dump(config: &Config, output: &mut Output) -> Result<(), Failure> {
+    if output.json() {
+        return output.document(config);
+    }
+    let text = config.to_toml().map_err(|error| Problem::new("write the configuration as TOML").because(&error))?;
+    output.line(text.trim_end())
+}
+
+/// Starts log lines.
+pub(super) fn start_telemetry(telemetry: &Telemetry) -> Result<(), Failure> {
+    telemetry::start(telemetry).map_err(|error| Problem::of(&error).misuse().code(config::Error::CODE).into())
+}
+
+/// Says what a signal has started.
+pub(super) fn say_draining(timeout: Duration) {
+    let within = config::unit::show_duration(timeout);
+    note(format_args!("draining: requests in flight settle within {within}; a second signal ends at once"));
+}
+
+impl From<StartError> for Failure {
+    fn from(error: StartError) -> Self {
+        let problem = Problem::of(&error);
+        match error.code() {
+            Some(code) => problem.code(code).into(),
+            None => problem.into(),
+        }
+    }
+}

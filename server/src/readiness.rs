@@ -1,0 +1,66 @@
+//! Whether this process should be sent requests, and why not. One answer for `/readyz`, the gRPC health service and
+//! metrics.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use events_journal::{EventLog, Health};
+use projections::{Reader, tenants::Tenants};
+
+use crate::shutdown::Stop;
+
+/// Most commits that the read models may be behind the log.
+pub const LAG_COMMITS_MAX: u64 = 50_000;
+
+/// Knows whether everything a request needs is there.
+#[derive(Debug, Clone)]
+pub struct Readiness {
+    log: Arc<dyn EventLog>,
+    tenants: Reader<Tenants>,
+    projections_failed: Arc<AtomicBool>,
+    caught_up: Arc<AtomicBool>,
+    stop: Stop,
+}
+
+impl Readiness {
+    /// Watches these.
+    pub fn new(log: Arc<dyn EventLog>, tenants: Reader<Tenants>, stop: Stop) -> Self {
+        let no = || Arc::new(AtomicBool::new(false));
+        Self { log, tenants, projections_failed: no(), caught_up: no(), stop }
+    }
+
+    /// A read model has ended with an error.
+    pub fn projection_failed(&self) {
+        self.projections_failed.store(true, Ordering::Release);
+    }
+
+    /// Why not; empty = ready.
+    pub fn obstacles(&self) -> Vec<String> {
+        let mut obstacles = Vec::new();
+        if self.stop.is_draining() {
+            obstacles.push("the server is shutting down".to_owned());
+        }
+        if let Health::Refusing(refusal) = &*self.log.watch_health().borrow() {
+            obstacles.push(format!("the log accepts no commits: {refusal}"));
+        }
+        if self.projections_failed.load(Ordering::Acquire) {
+            obstacles.push("a read model has stopped".to_owned());
+        }
+        let behind = self.log.head_position().0.saturating_sub(self.tenants.position().0);
+        // Until the first catch-up is over nothing may be missing; later, a lag is usual under load.
+        let allowed = if self.caught_up.load(Ordering::Acquire) { LAG_COMMITS_MAX } else { 0 };
+        if behind > allowed {
+            obstacles.push(format!("the read models are {behind} commits behind"));
+        } else {
+            self.caught_up.store(true, Ordering::Release);
+        }
+        obstacles
+    }
+
+    /// Whether the log accepts commits.
+    pub fn log_accepts(&self) -> bool {
+        *self.log.watch_health().borrow() == Health::Accepting
+    }
+}

@@ -1,0 +1,145 @@
+//! What an earlier process left behind: requests that were admitted and not settled.
+//!
+//! Every reservation that was open when this process started is an orphan: whoever served it is gone. Its upstream is
+//! asked what it billed and the request settles for that; where there is nobody to ask, the reservation's deadline
+//! releases it. Nothing is called again.
+
+use std::{sync::Arc, time::Duration};
+
+use events_model::{
+    RequestId, StreamId, TenantId, TimestampUs,
+    tenant::{Outcome, TEXT_BYTES_MAX},
+};
+use gateway::upstream::Upstream;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::sleep,
+};
+use tokio_util::task::TaskTracker;
+use tracing::{info, warn};
+
+use crate::{
+    model_path::{Closing, ModelPath, Recording, USAGE_LOOKUP_MAX, chain, look_up, settle},
+    platform::Readers,
+    shutdown::Stop,
+};
+
+/// Upstreams are asked about so many requests at once.
+const LOOKUPS_MAX: usize = 64;
+/// An upstream that knows nothing of a request is asked again after this: when the old process was killed, its request
+/// may still have been on its way.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+/// First and longest pause between two attempts to reach an upstream or to load a tenant.
+const RETRY_FIRST: Duration = Duration::from_millis(500);
+const RETRY_MAX: Duration = Duration::from_secs(10);
+
+/// A request that nobody serves any more.
+#[derive(Debug, Clone)]
+struct Orphan {
+    tenant: TenantId,
+    stream: StreamId,
+    request_id: RequestId,
+    upstream: String,
+    deadline: TimestampUs,
+}
+
+/// Finds the orphans and settles them, each in a task of its own.
+pub(crate) async fn run(path: ModelPath, readers: Readers, started_at: TimestampUs, tasks: TaskTracker, stop: Stop) {
+    let head = path.parts().log.head_position();
+    // A day is for ever here: the drain ends the wait.
+    if let Err(late) = readers.tenants.wait_for(head, Duration::from_secs(86_400)).await {
+        warn!(%late, "orphans cannot be found, their deadlines release them only when their tenants are used");
+        return;
+    }
+    let streams: Vec<_> = readers.tenants.read(|state, _| state.open_streams().map(|(stream, _)| stream).collect());
+    let slots = Arc::new(Semaphore::new(LOOKUPS_MAX));
+    for stream in streams {
+        // From here its deadlines are watched.
+        path.parts().tenants.wake(&stream);
+        let orphans = orphans(&path, &stream, started_at).await;
+        if !orphans.is_empty() {
+            info!(%stream, count = orphans.len(), "requests of an earlier process are open");
+        }
+        for orphan in orphans {
+            let upstream = path.routing().upstream(&orphan.upstream).cloned();
+            let askable = |upstream: &Upstream| upstream.settings().usage_lookup_path.is_some();
+            let Some(upstream) = upstream.filter(askable) else { continue };
+            let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
+            let (path, drain) = (path.clone(), stop.drain.clone());
+            tasks.spawn(async move {
+                drain.run_until_cancelled_owned(recover(path, orphan, upstream, slot)).await;
+            });
+        }
+    }
+}
+
+/// The open reservations of a tenant that were made before this process started.
+async fn orphans(path: &ModelPath, stream: &StreamId, started_at: TimestampUs) -> Vec<Orphan> {
+    let Some(tenant) = stream.tenant_id() else { return Vec::new() };
+    let mut pause = RETRY_FIRST;
+    loop {
+        let (owner, of) = (tenant.clone(), stream.clone());
+        let find = move |state: &actors_core::tenant::State| {
+            let open = state.reservations.iter().filter(|(_, held)| held.admitted_at < started_at);
+            open.map(|(request_id, held)| Orphan {
+                tenant: owner.clone(),
+                stream: of.clone(),
+                request_id: *request_id,
+                upstream: held.upstream.clone(),
+                deadline: held.deadline,
+            })
+            .collect::<Vec<_>>()
+        };
+        match path.parts().tenants.actor(stream).read(find).await {
+            Ok(orphans) => return orphans,
+            Err(error) => {
+                warn!(%stream, error = chain(&error, TEXT_BYTES_MAX), "tenant cannot be loaded, will retry");
+                sleep(pause).await;
+                pause = pause.saturating_mul(2).min(RETRY_MAX);
+            }
+        }
+    }
+}
+
+/// Asks until the upstream answers or the reservation has ended, and settles for what it says.
+async fn recover(path: ModelPath, orphan: Orphan, upstream: Upstream, _slot: OwnedSemaphorePermit) {
+    let Orphan { tenant, stream, request_id, deadline, .. } = orphan;
+    let parts = path.parts();
+    let mut pause = RETRY_FIRST;
+    let mut was_unknown = false;
+    let usage = loop {
+        match look_up(parts, &upstream, request_id, USAGE_LOOKUP_MAX).await {
+            Ok(usage) if usage.prompt_tokens.0 == 0 && usage.completion_tokens.0 == 0 && !was_unknown => {
+                was_unknown = true;
+                sleep(ASK_AGAIN).await;
+            }
+            Ok(usage) => break usage,
+            Err(error) if parts.clock.now() >= deadline => {
+                let error = chain(&error, TEXT_BYTES_MAX);
+                warn!(%tenant, %request_id, error, "usage of an orphan unknown at its deadline");
+                parts.metrics.recovered.with_label_values(&["expired"]).inc();
+                return;
+            }
+            Err(error) => {
+                let error = chain(&error, TEXT_BYTES_MAX);
+                info!(%tenant, %request_id, error, "upstream does not say what an orphan used, will ask again");
+                sleep(pause).await;
+                pause = pause.saturating_mul(2).min(RETRY_MAX);
+            }
+        }
+    };
+    let label = if usage.prompt_tokens.0 == 0 && usage.completion_tokens.0 == 0 { "nothing" } else { "billed" };
+    let detail = "settled after a restart".to_owned();
+    let closing = Closing { detail, ..Closing::new(Outcome::Recovered, usage) };
+    let recording = Recording {
+        handle: parts.tenants.actor(&stream),
+        cause: None,
+        traceparent: String::new(),
+        inputs: parts.inputs,
+        deadline,
+        component: "recovery",
+    };
+    if settle(parts, &recording, closing.settlement(request_id)).await.is_ok() {
+        parts.metrics.recovered.with_label_values(&[label]).inc();
+    }
+}

@@ -1,0 +1,235 @@
+//! Disks that fill, turn read-only or fail, and directories that vanish, under a store that goes on running.
+//!
+//! What must hold: every append is answered, with the right word; nothing acknowledged is lost and nothing refused is
+//! there; when the fault is over the store goes on by itself, in the same process; after a restart all is there.
+
+use std::{
+    ffi::OsString,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::{
+    checkers::Ledger,
+    dice::Dice,
+    plan::{Line, Plan},
+    power::{self, Loss, Recorded},
+    shim::{Fault, FaultSwitch, Shim},
+    victim::Victim,
+};
+
+/// Most times a store is asked to append before it must have met a disk that does not grow.
+const ORDERS_UNTIL_FULL_MAX: usize = 200;
+
+/// A child, what it was told, and a switch for the faults of its disk.
+#[derive(Debug)]
+pub struct Scene {
+    program: PathBuf,
+    data: PathBuf,
+    shim: Shim,
+    switch: FaultSwitch,
+    plan: Plan,
+    ledger: Ledger,
+}
+
+impl Scene {
+    /// A scene in an empty directory.
+    ///
+    /// # Errors
+    /// The shim does not compile.
+    pub fn new(program: &Path, dir: &Path, dice: &mut Dice) -> Result<Self> {
+        let data = dir.join("data");
+        fs::create_dir(&data)?;
+        Ok(Self {
+            program: program.to_owned(),
+            shim: Shim::compile(dir)?,
+            switch: FaultSwitch::new(dir),
+            plan: Plan {
+                life: 1,
+                seed: dice.within(0..=u64::MAX),
+                segment_bytes: 256 * 1024,
+                run_commits: 100,
+                writers: 3,
+                depth: dice.within(1..=16),
+                bytes_min: 50,
+                bytes_max: 5_000,
+            },
+            data,
+            ledger: Ledger::default(),
+        })
+    }
+
+    fn environment(&self) -> Result<Vec<(&'static str, OsString)>> {
+        let mut environment = self.shim.environment(&self.data)?;
+        environment.push(self.switch.environment());
+        Ok(environment)
+    }
+
+    fn start(&mut self) -> Result<Victim> {
+        self.plan.life += 1;
+        let mut victim = Victim::start(&self.program, &self.data, self.plan, &self.environment()?)?;
+        victim.hear_until(&mut self.ledger, |line| *line == Line::Ready)?;
+        Ok(victim)
+    }
+
+    /// Lets each writer append `count` commits; gives how many were acknowledged.
+    fn append(&mut self, victim: &mut Victim, count: u64) -> Result<usize> {
+        let before = self.ledger.acknowledged();
+        victim.order(&mut self.ledger, &format!("append {count}"))?;
+        Ok(self.ledger.acknowledged() - before)
+    }
+
+    fn assert_appends_succeed(&mut self, victim: &mut Victim) -> Result<()> {
+        let expected = usize::try_from(self.plan.writers * 20)?;
+        let acknowledged = self.append(victim, 20)?;
+        let refusals = self.ledger.refusals();
+        ensure!(acknowledged == expected, "{acknowledged} of {expected} appends succeeded, refusals {refusals:?}");
+        Ok(())
+    }
+
+    /// Appends until the fault is met; then all appends are refused with this word, and the health says it, too.
+    fn assert_appends_fail(&mut self, victim: &mut Victim, fault: Fault, word: &str) -> Result<()> {
+        let before = self.ledger.refusals().get(word).copied();
+        for order in 0.. {
+            let acknowledged = self.append(victim, 10)?;
+            ensure!(acknowledged == 0 || fault == Fault::NoGrowth, "{acknowledged} appends succeeded under {fault:?}");
+            if self.ledger.refusals().get(word).copied() != before {
+                break;
+            }
+            ensure!(order < ORDERS_UNTIL_FULL_MAX, "no append was refused as {word:?}: {:?}", self.ledger.refusals());
+        }
+        ensure!(self.append(victim, 5)? == 0, "an append succeeded after the fault was met");
+        let health = victim.order(&mut self.ledger, "health")?;
+        ensure!(health == Line::Health(word.to_owned()), "under {fault:?} the child said: {health}");
+        Ok(())
+    }
+
+    fn recover(&mut self, victim: &mut Victim) -> Result<()> {
+        let health = victim.order(&mut self.ledger, "recover")?;
+        ensure!(health == Line::Health("accepting".to_owned()), "after the fault the child said: {health}");
+        self.assert_appends_succeed(victim)
+    }
+
+    fn check(&self, context: &str) -> Result<()> {
+        power::check(&self.data, self.plan, &self.ledger)?.assert_clean(context)
+    }
+
+    /// A fault comes and goes several times under one process, which is then killed or closed, and once more.
+    ///
+    /// # Errors
+    /// A promise was broken.
+    pub fn survives(&mut self, fault: Fault, word: &str, dice: &mut Dice) -> Result<&Ledger> {
+        for life in 1..=2 {
+            let mut victim = self.start()?;
+            self.assert_appends_succeed(&mut victim)?;
+            for time in 1..=3 {
+                let context = || format!("{fault:?} for the {time}. time in life {life}, CHAOS_SEED={}", dice.seed());
+                self.switch.begin(fault)?;
+                self.assert_appends_fail(&mut victim, fault, word).with_context(context)?;
+                self.switch.end()?;
+                self.recover(&mut victim).with_context(context)?;
+            }
+            // Half of the lives end while the disk is still failing.
+            if dice.one_in(2) {
+                self.switch.begin(fault)?;
+                self.append(&mut victim, 3)?;
+                victim.kill(&mut self.ledger)?;
+                self.switch.end()?;
+            } else {
+                victim.close(&mut self.ledger)?;
+            }
+            self.check(&format!("after life {life} with {fault:?}"))?;
+        }
+        Ok(&self.ledger)
+    }
+
+    /// A store that is opened while its disk fails opens or says why not, and nothing is lost either way.
+    ///
+    /// # Errors
+    /// It crashed, or something is lost.
+    pub fn opens_or_says_why_not(&mut self, fault: Fault) -> Result<String> {
+        let mut victim = self.start()?;
+        self.assert_appends_succeed(&mut victim)?;
+        // Killed, so that the next one has a recovery to do.
+        victim.kill(&mut self.ledger)?;
+        self.switch.begin(fault)?;
+        let answer = match self.start() {
+            Ok(victim) => {
+                drop(victim);
+                "it opened".to_owned()
+            }
+            Err(error) => format!("{error:#}"),
+        };
+        self.switch.end()?;
+        ensure!(answer == "it opened" || answer.contains("notopen"), "opening under {fault:?}: {answer}");
+        self.check(&format!("after opening under {fault:?}"))?;
+        Ok(answer)
+    }
+
+    /// The directory is deleted under the store: nothing is acknowledged any more, nothing is made anew.
+    ///
+    /// # Errors
+    /// A promise was broken.
+    pub fn survives_a_deleted_directory(&mut self) -> Result<()> {
+        let mut victim = self.start()?;
+        self.assert_appends_succeed(&mut victim)?;
+        // The store may create a file between two steps of the deletion.
+        while self.data.exists() {
+            fs::remove_dir_all(&self.data).ok();
+        }
+        for _ in 0..3 {
+            ensure!(self.append(&mut victim, 10)? == 0, "an append into a deleted directory was acknowledged");
+        }
+        ensure!(self.ledger.refusals().contains_key("removed"), "the refusals are {:?}", self.ledger.refusals());
+        let health = victim.order(&mut self.ledger, "health")?;
+        ensure!(health == Line::Health("removed".to_owned()), "the child said: {health}");
+        ensure!(!self.data.join("log").exists(), "the store made a new log under its old state");
+        victim.close(&mut self.ledger)
+    }
+
+    /// The directory is moved away and back: whatever was acknowledged meanwhile is there, and it goes on.
+    ///
+    /// # Errors
+    /// A promise was broken.
+    pub fn survives_a_moved_directory(&mut self) -> Result<()> {
+        let mut victim = self.start()?;
+        self.assert_appends_succeed(&mut victim)?;
+        let away = self.data.with_extension("away");
+        fs::rename(&self.data, &away)?;
+        for _ in 0..20 {
+            self.append(&mut victim, 10)?;
+        }
+        fs::rename(&away, &self.data)?;
+        self.recover(&mut victim)?;
+        victim.kill(&mut self.ledger)?;
+        self.check("after the directory came back")
+    }
+
+    /// A sync fails and the kernel forgets what it should have written, although reads still show it; then it works
+    /// again, and then the power fails: whatever was acknowledged after the failed sync must have been written anew.
+    ///
+    /// # Errors
+    /// A promise was broken.
+    pub fn survives_forgotten_pages(&mut self, dir: &Path, dice: &mut Dice, rounds: u64) -> Result<&Ledger> {
+        for round in 1..=rounds {
+            let context = format!("round {round} of CHAOS_SEED={}", dice.seed());
+            self.plan.life += 1;
+            let more = [self.switch.environment()];
+            let Recorded { mut victim, image } =
+                Recorded::start(&self.program, &self.shim, &self.data, self.plan, &mut self.ledger, &more)?;
+            self.append(&mut victim, dice.within(1..=30))?;
+            self.switch.begin(Fault::SyncFails)?;
+            self.assert_appends_fail(&mut victim, Fault::SyncFails, "disk").with_context(|| context.clone())?;
+            self.switch.end()?;
+            self.recover(&mut victim).with_context(|| context.clone())?;
+            victim.kill(&mut self.ledger)?;
+            let left = dir.join(format!("left-{round}"));
+            image.restore(&left, &mut Loss::default(), dice)?;
+            self.data = left;
+            self.check(&context)?;
+        }
+        Ok(&self.ledger)
+    }
+}
