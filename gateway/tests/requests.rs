@@ -252,14 +252,19 @@ fn every_prefix_of_a_request_is_refused_as_bad_json() {
 #[test]
 fn an_upstream_gets_the_same_request_with_its_model_and_an_explicit_bound() {
     let body = br#"{ "messages":[{"role":"user","content":"h\u00e9"}], "temperature":0.70 , "model":"m",
-        "stream":true, "stream_options":{"include_obfuscation":false}, "max_completion_tokens":null, "seed":12345678901}"#;
+        "stream":true, "stream_options":{"include_obfuscation":false}, "max_completion_tokens":null,
+        "seed":12345678901}"#;
     let request = parse(body).unwrap();
     assert!(request.stream && !request.include_usage);
     assert_eq!((request.model.as_str(), request.n, request.completion_tokens_max), ("m", 1, None));
     let sent = request.upstream_body("up \"x\"", Tokens(5), MaxTokensParameter::MaxCompletionTokens);
     assert_eq!(
         sent,
-        &br#"{"model":"up \"x\"","max_completion_tokens":5,"stream_options":{"include_usage":true,"include_obfuscation":false},"messages":[{"role":"user","content":"h\u00e9"}],"temperature":0.70,"stream":true,"seed":12345678901}"#[..]
+        concat!(
+            r#"{"model":"up \"x\"","max_completion_tokens":5,"#,
+            r#""stream_options":{"include_usage":true,"include_obfuscation":false},"#,
+            r#""messages":[{"role":"user","content":"h\u00e9"}],"temperature":0.70,"stream":true,"seed":12345678901}"#
+        )
     );
 }
 
@@ -358,8 +363,10 @@ proptest! {
     ) {
         match parse(&with(name, value.clone())) {
             Ok(request) => {
-                prop_assert_eq!(&upstream(&request)[name], &value);
+                // Compared as bytes: to parse again would round the last digit of some decimals.
                 let text = request.upstream_body("u", Tokens(1), MaxTokensParameter::MaxTokens);
+                let member = format!("\"{name}\":{value}");
+                prop_assert!(std::str::from_utf8(&text).unwrap().contains(&member));
                 prop_assert!(parse(&text).is_ok(), "what is sent upstream passes the same checks");
             }
             Err(error) => {

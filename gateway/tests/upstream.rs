@@ -308,6 +308,21 @@ async fn a_call_beyond_the_slots_waits_and_then_gives_up_unsent() {
 }
 
 #[tokio::test]
+async fn a_slot_is_free_as_soon_as_the_answer_is_complete_or_failed() {
+    for pieces in [good_stream(), vec![chunk("a")]] {
+        let router = Router::new().route(PATH, post(move || async move { events(pieces, End::Clean) }));
+        let address = serve(router).await;
+        let upstream = with_timeouts(address, Http2::Auto, |settings| settings.connections_max = 1);
+        let mut held = Vec::new();
+        for _ in 0..3 {
+            let mut stream = upstream.stream(call()).await.unwrap();
+            while let Some(Ok(_)) = stream.next().await {}
+            held.push(stream);
+        }
+    }
+}
+
+#[tokio::test]
 async fn connecting_fails_or_takes_too_long_without_a_request_being_sent() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -453,6 +468,9 @@ async fn usage_is_asked_for_until_the_answer_is_final() {
 async fn usage_that_cannot_be_known_is_an_error_in_time() {
     let (address, _) = lookup_server(vec![(200, record("running", true))]).await;
     let error = upstream(address, Http2::Auto).lookup_usage(request_id(), SHORT).await.unwrap_err();
+    assert_timeout(&error, Phase::Lookup, true);
+    let silent = serve(Router::new().route("/v1/usage/{id}", get(std::future::pending::<()>))).await;
+    let error = upstream(silent, Http2::Auto).lookup_usage(request_id(), SHORT).await.unwrap_err();
     assert_timeout(&error, Phase::Lookup, true);
     for (answer, asked) in [((401, json!({})), 1), ((200, json!({"status": 1})), 1)] {
         let (address, watch) = lookup_server(vec![answer]).await;

@@ -198,11 +198,12 @@ impl<P: Projection> Runner<P> {
         timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut position = *self.reached.borrow();
         let (mut saved, mut attempted) = (position, position);
-        let mut catching_up = true;
+        let (mut catching_up, mut told) = (true, None);
         loop {
             let target = *head.borrow_and_update();
-            if catching_up {
+            if catching_up && told != Some(position) {
                 progress(Progress { position, head: target });
+                told = Some(position);
                 catching_up = position < target;
             }
             let is_behind = position < target;

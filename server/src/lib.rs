@@ -9,7 +9,7 @@ pub mod http;
 pub mod metrics;
 pub mod model_path;
 pub mod platform;
-mod readiness;
+pub mod readiness;
 mod recovery;
 pub mod shutdown;
 pub mod simulate;

@@ -369,8 +369,8 @@ impl Ground {
         let (billing, billing_reader) = self.runner::<Billing>().await?;
         let readers = Readers { tenants: tenants_reader.clone(), billing: billing_reader };
         let readiness = Readiness::new(Arc::clone(&self.log), tenants_reader, stop.clone());
-        tasks.spawn(run(tenants, stopped.clone(), readiness.clone()));
-        tasks.spawn(run(billing, stopped.clone(), readiness.clone()));
+        start_fold(tasks, tenants, stopped.clone(), readiness.clone());
+        start_fold(tasks, billing, stopped.clone(), readiness.clone());
         Ok((readers, readiness))
     }
 
@@ -379,6 +379,17 @@ impl Ground {
         let opened = spawn_blocking(move || Runner::open(log, snapshots, projections::Options::default()));
         opened.await.map_err(StartError::Task)
     }
+}
+
+/// Gives a read model a thread of its own: its future stays on one thread.
+fn start_fold<P: Projection>(
+    tasks: &TaskTracker,
+    runner: Runner<P>,
+    stopped: watch::Receiver<bool>,
+    readiness: Readiness,
+) {
+    let runtime = tokio::runtime::Handle::current();
+    tasks.spawn_blocking(move || runtime.block_on(run(runner, stopped, readiness)));
 }
 
 async fn run<P: Projection>(runner: Runner<P>, stopped: watch::Receiver<bool>, readiness: Readiness) {

@@ -189,7 +189,8 @@ impl Filler {
             return Some(Job::Stop);
         }
         if filled < state.demand || filled < self.target(state.used) {
-            let to = state.demand.max(self.target(state.used)).min(filled + FILL_STEP_BYTES);
+            // Whole steps: a small one costs as much as a large one.
+            let to = (filled + FILL_STEP_BYTES).min(self.segment_bytes.max(state.demand));
             return Some(Job::Grow(Arc::clone(&state.active), to));
         }
         match &state.spare {

@@ -246,6 +246,7 @@ fn a_damaged_index_changes_no_answer() {
             for at in (round * 331..bytes.len()).step_by(4_007) {
                 bytes[at] ^= 0x55;
             }
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, bytes).unwrap();
         }
         let store = LocalStore::open(dir.path(), TINY).unwrap();

@@ -287,7 +287,8 @@ mod tests {
 
     #[test]
     fn usage_beside_choices_is_moved_to_a_chunk_of_its_own() {
-        let data = br#"{"choices":[{"index":0,"delta":{},"finish_reason":"stop"}],"usage":{"prompt_tokens":1,"completion_tokens":2}}"#;
+        let data = br#"{"choices":[{"index":0,"delta":{},"finish_reason":"stop"}],
+            "usage":{"prompt_tokens":1,"completion_tokens":2}}"#;
         let chunk = naming(true).chunk(data).unwrap();
         assert_eq!((chunk.finish_reason.as_deref(), chunk.finished), (Some("stop"), 1));
         assert_eq!(value(&chunk.frame.unwrap())["usage"], Value::Null);

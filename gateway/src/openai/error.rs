@@ -167,7 +167,10 @@ mod tests {
         let error = ApiError::bad_request(Some("invalid_type"), Some("messages[0]".to_owned()), "not \"this\"\n");
         assert_eq!(
             error.body(),
-            r#"{"error":{"message":"not \"this\"\n","type":"invalid_request_error","param":"messages[0]","code":"invalid_type"}}"#
+            concat!(
+                r#"{"error":{"message":"not \"this\"\n","type":"invalid_request_error","#,
+                r#""param":"messages[0]","code":"invalid_type"}}"#
+            )
         );
         let error = ApiError::bad_request(None, None, "no");
         assert_eq!(

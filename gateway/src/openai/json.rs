@@ -376,13 +376,20 @@ mod tests {
     }
 
     #[test]
-    fn the_bound_of_printed_bytes_holds_for_escaped_texts() {
+    fn the_bound_of_printed_bytes_holds_and_is_tight_for_texts() {
         let context = Context::default();
-        let text =
-            r#"{"a":[{"k\"":"a\"\\\n\u0001é"},null,true,false,-9223372036854775808,1.7976931348623157e308,[],{}]}"#;
-        let raw = members(text).unwrap()[0].1;
-        let printed = serde_json::from_str::<serde_json::Value>(raw.get()).unwrap().to_string();
-        assert!(context.parse(raw).unwrap().json_bytes() >= printed.len() as u64);
+        for (value, slack) in [
+            (r#""a\"\\\n\t\r\u0001é""#, 0),
+            (r#"{"k\"":"\"\"\"\""}"#, 1),
+            ("-9223372036854775808", 5),
+            ("1.7976931348623157e308", 3),
+            ("[null,true,false,[],{}]", 3),
+        ] {
+            let text = format!("{{\"a\":{value}}}");
+            let bound = context.parse(members(&text).unwrap()[0].1).unwrap().json_bytes();
+            let printed = serde_json::from_str::<serde_json::Value>(value).unwrap().to_string().len() as u64;
+            assert!((printed..=printed + slack).contains(&bound), "{value}: {printed} bytes, bound {bound}");
+        }
     }
 
     #[test]

@@ -137,6 +137,8 @@ mod tests {
         let stream = "\u{feff}data: one\n\n: comment\r\n\r\ndata:two\r\rdata: a\r\ndata\r\ndata:  b\r\n\r\n\
                       event: x\nid: 1\n\ndatum: no\n\ndata: last";
         assert_eq!(read(&[stream.as_bytes()]), ["one", "two", "a\n\n b"]);
+        let second = "\u{feff}data: one\n\n\u{feff}data: two\n\n";
+        assert_eq!(read(&[second.as_bytes()]), ["one"], "a mark is one only at the beginning");
     }
 
     #[test]

@@ -51,6 +51,8 @@ impl Upstream {
     /// - `NoLookup`: this upstream cannot be asked.
     /// - `Timeout` with phase `Lookup`: still running, or not known for sure.
     /// - else: the last question failed; 5xx, 429 and broken connections are tried again before.
+    ///
+    /// After any of them it stays unknown what was billed, whatever `billable_unknown` says of the question itself.
     pub async fn lookup_usage(&self, request_id: RequestId, wait_max: Duration) -> Result<Option<Usage>, CallError> {
         let inner = self.inner();
         let upstream = || inner.settings.name.clone();
@@ -69,6 +71,10 @@ impl Upstream {
                     inner.timeout(Phase::Lookup, Delivered::default())
                 }
                 Ok(Found::Running) => inner.timeout(Phase::Lookup, Delivered::default()),
+                // Whatever the question was waiting for: the time for the lookup is over.
+                Err(CallError::Timeout { .. }) if deadline.left().is_zero() => {
+                    inner.timeout(Phase::Lookup, Delivered::default())
+                }
                 Err(error) if is_temporary(&error) => error,
                 Err(error) => return Err(error),
             };

@@ -66,7 +66,10 @@ pub(crate) fn chunk(text: &str) -> String {
 
 pub(crate) const STOP: &str =
     "data: {\"id\":\"u\",\"model\":\"m\",\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n";
-pub(crate) const USAGE: &str = "data: {\"id\":\"u\",\"choices\":[],\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":2,\"total_tokens\":5}}\n\n";
+pub(crate) const USAGE: &str = concat!(
+    "data: {\"id\":\"u\",\"choices\":[],",
+    "\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":2,\"total_tokens\":5}}\n\n"
+);
 pub(crate) const DONE: &str = "data: [DONE]\n\n";
 
 /// An event stream of these pieces, which then ends as asked.

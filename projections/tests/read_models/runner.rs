@@ -1,6 +1,6 @@
 //! The runner: every event once, across stops, damage and panics.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use events_journal::{
     Blob, Direction, EventLog, Filter, Health, MemoryLog, Page, ReadError, Receipt, Recorded, SnapshotStore,

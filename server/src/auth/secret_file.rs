@@ -58,7 +58,7 @@ pub struct Loaded<T> {
 /// The file cannot be read, written, or holds something else.
 pub fn admin_token(directory: &Path) -> Result<Loaded<String>, Error> {
     let path = directory.join(ADMIN_TOKEN_FILE);
-    let (text, is_new) = load_or_create(&path, |random| base64url(random))?;
+    let (text, is_new) = load_or_create(&path, base64url)?;
     let secret = text.trim().to_owned();
     // Operators may bring their own token; it only has to fit into a header.
     let fits = (16..=256).contains(&secret.len()) && secret.bytes().all(|byte| byte.is_ascii_graphic());

@@ -88,15 +88,13 @@ pub(super) fn run(options: &BenchHttp, scratch: &Scratch, output: &mut Output) -
 
 impl Bench {
     async fn start(scratch: &Scratch) -> Result<Self, Failure> {
-        let words = |words: &[&'static str]| words.iter().map(OsStr::new).collect::<Vec<_>>();
-        let (simulator, at): (_, Ready) = Server::start(&words(&["simulate", "--listen", "127.0.0.1:0", "--json"]))?;
+        let (simulator, at): (_, Ready) = Server::start(&["simulate", "--listen", "127.0.0.1:0", "--json"].map(OsStr::new))?;
         let data = scratch.path("http");
         let config_file = scratch.path("freehold.toml");
         let config = configuration(&data, at.http)?;
         fs::write(&config_file, config).map_err(|error| Problem::new("write the configuration").because(&error))?;
-        let mut arguments = words(&["serve", "--json", "--config"]);
-        arguments.push(config_file.as_os_str());
-        let (platform, ready): (_, Ready) = Server::start(&arguments)?;
+        let [serve, json, config] = ["serve", "--json", "--config"].map(OsStr::new);
+        let (platform, ready): (_, Ready) = Server::start(&[serve, json, config, config_file.as_os_str()])?;
         let token = fs::read_to_string(data.join(ADMIN_TOKEN_FILE));
         let token = token.map_err(|error| Problem::new("read the admin token").because(&error))?;
         let grpc = ready.grpc.ok_or_else(|| Problem::new("the server does not say where gRPC listens"))?;

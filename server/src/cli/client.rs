@@ -118,9 +118,10 @@ fn admin_token(config: &Config, environment: &Environment) -> Result<Secret, Fai
     match fs::read_to_string(&path) {
         Ok(text) => Ok(Secret::new(text.trim().to_owned())),
         Err(error) => {
-            let hint = match error.kind() {
-                io::ErrorKind::NotFound => "name the server's data directory with --data, or set FREEHOLD_ADMIN_TOKEN",
-                _ => "run as the server's user, or set FREEHOLD_ADMIN_TOKEN",
+            let hint = if error.kind() == io::ErrorKind::NotFound {
+                "name the server's data directory with --data, or set FREEHOLD_ADMIN_TOKEN"
+            } else {
+                "run as the server's user, or set FREEHOLD_ADMIN_TOKEN"
             };
             let problem = Problem::new(format!("no admin token in {}", path.display()));
             Err(problem.because(&error).code("E0009").hint(hint).into())

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use events_journal::{Direction, EventLog as _, Filter, READ_LIMIT_MAX, Recorded};
+use events_journal::{Direction, EventLog as _, Filter, Recorded};
 use events_journal_sled::{LocalStore, verify as verify_log};
 use events_model::{PayloadView, Position, Stored, TenantId, region, tenant};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -94,7 +94,7 @@ fn cat(data: &Path, from: Position, limit: u64, filter: &Filter, output: &mut Ou
     let head = store.head_position();
     let (mut next, mut left) = (from, limit);
     while left > 0 && next <= head {
-        let most = usize::try_from(left).unwrap_or(usize::MAX).min(PAGE_LEN).min(READ_LIMIT_MAX);
+        let most = usize::try_from(left).unwrap_or(usize::MAX).min(PAGE_LEN);
         let page = store.read_log(next, Direction::Forward, filter, most)?;
         for recorded in &page.commits {
             print(recorded, output)?;

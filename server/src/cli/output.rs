@@ -87,9 +87,9 @@ impl Output {
 }
 
 fn written(result: io::Result<()>) -> Result<(), Failure> {
-    result.map_err(|error| match error.kind() {
-        io::ErrorKind::BrokenPipe => Failure::ReaderGone,
-        _ => Problem::new("write standard output").because(&error).into(),
+    result.map_err(|error| {
+        let gone = error.kind() == io::ErrorKind::BrokenPipe;
+        if gone { Failure::ReaderGone } else { Problem::new("write standard output").because(&error).into() }
     })
 }
 

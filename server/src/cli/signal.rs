@@ -1,6 +1,6 @@
 //! Ctrl-C and SIGTERM: the first asks a server to drain, the second ends the process at once.
 
-use std::{future::Future, pin::pin};
+use std::pin::pin;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 

@@ -173,7 +173,7 @@ fn base_url(key: &str, text: &str) -> Check {
     // The text itself is not repeated when it holds credentials.
     let refuse = |shown: &dyn Display, reason: &str| refuse(key, format!("{shown} {reason}"));
     let Ok(uri) = text.parse::<Uri>() else { return refuse(&format!("{text:?}"), "is not a URL") };
-    let Some(authority) = uri.authority() else {
+    let Some(authority) = uri.authority().filter(|_| uri.scheme().is_some()) else {
         return refuse(&format!("{text:?}"), "needs a scheme and a host, such as \"https://api.example.com/v1\"");
     };
     if authority.as_str().contains('@') {

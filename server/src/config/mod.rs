@@ -333,3 +333,6 @@ impl Config {
         toml::to_string(self)
     }
 }
+
+#[cfg(test)]
+mod tests;

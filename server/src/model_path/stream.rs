@@ -29,7 +29,7 @@ use super::{
 /// Most chunks that wait for a client to read them.
 pub const STREAM_ITEMS_MAX: usize = 64;
 /// Longest time a client may read nothing.
-pub const CLIENT_STALL_MAX: Duration = Duration::from_secs(60);
+const CLIENT_STALL_MAX: Duration = Duration::from_secs(60);
 /// Why a stream that was cut ended, as OpenAI calls it.
 const LENGTH: &str = "length";
 
@@ -272,8 +272,11 @@ impl Pump<'_> {
 
     /// Sends after the settlement, when nothing depends on whether the client reads it.
     async fn send_last(&self, item: Item) {
-        let sending = self.send(item);
-        drop(self.parts.stop.abandon.run_until_cancelled(sending).await);
+        tokio::select! {
+            // Whether it was read makes no difference any more.
+            _sent = self.send(item) => {}
+            () = self.parts.stop.abandon.cancelled() => {}
+        }
     }
 }
 

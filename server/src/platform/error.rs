@@ -116,9 +116,9 @@ const fn refusal_code(refusal: &Refusal) -> Option<&'static str> {
 }
 
 fn io_code(error: &io::Error) -> Option<&'static str> {
-    match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Some("E0003"),
-        io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => Some("E0004"),
-        _ => None,
+    let kind = error.kind();
+    if matches!(kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
+        return Some("E0003");
     }
+    matches!(kind, io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied).then_some("E0004")
 }

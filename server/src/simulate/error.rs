@@ -162,9 +162,9 @@ fn go_duration(duration: Duration) -> String {
         (0, minutes) => format!("{minutes}m"),
         (hours, minutes) => format!("{hours}h{minutes}m"),
     };
-    let fraction = format!("{seconds}.{rest:03}");
-    text.push_str(fraction.trim_end_matches('0').trim_end_matches('.'));
-    // Trimming may only eat the fraction: "0.000" and "30.000" keep their whole seconds.
+    let seconds = format!("{seconds}.{rest:03}");
+    // The dot stops the first trim, so "30.000" keeps its whole seconds.
+    text.push_str(seconds.trim_end_matches('0').trim_end_matches('.'));
     text.push('s');
     text
 }

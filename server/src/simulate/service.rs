@@ -240,9 +240,8 @@ fn client_id(headers: &HeaderMap) -> Result<Option<&str>, ApiError> {
     match value.to_str().ok().filter(fits) {
         Some(id) => Ok(Some(id)),
         None => {
-            let message = format!(
-                "The header {CLIENT_ID_HEADER} must be 1 to {CLIENT_ID_BYTES_MAX} letters, digits or characters of -._~:@"
-            );
+            let allowed = "letters, digits or characters of -._~:@";
+            let message = format!("The header {CLIENT_ID_HEADER} must be 1 to {CLIENT_ID_BYTES_MAX} {allowed}.");
             Err(ApiError::bad_request(message, None, Some("invalid_client_request_id")))
         }
     }

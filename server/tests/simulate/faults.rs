@@ -281,12 +281,15 @@ async fn the_books_add_up_after_every_kind_of_trouble() {
         let client = client.clone();
         tasks.spawn(async move {
             let id = format!("r-{number}");
+            let leaves = number % 3 == 0;
+            // A response that its client leaves takes a second or more, so that it cannot end before the client left.
+            let choices = if leaves { 128 } else { 1 };
             let fields = match number % 2 {
-                0 => json!({"stream": true, "stream_options": {"include_usage": true}, "max_tokens": 30}),
+                0 => json!({"stream": true, "stream_options": {"include_usage": true}, "max_tokens": 30, "n": choices}),
                 _ => json!({"max_tokens": 30}),
             };
             let response = client.open_chat(&id, &chat("all kinds of trouble", fields)).await.unwrap();
-            if number % 3 == 0 {
+            if leaves {
                 return None;
             }
             let (body, broke) = read(response).await;

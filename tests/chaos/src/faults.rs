@@ -15,7 +15,7 @@ use crate::{
     checkers::Ledger,
     dice::Dice,
     plan::{Line, Plan},
-    power::{self, Loss, Recorded},
+    power::{self, Image, Loss, Recorded},
     shim::{Fault, FaultSwitch, Shim},
     victim::Victim,
 };
@@ -207,6 +207,45 @@ impl Scene {
         self.check("after the directory came back")
     }
 
+    /// Now and then a sync fails, and whoever asks first is told; in the end the power fails: whatever was acknowledged,
+    /// also in between, was really written.
+    ///
+    /// # Errors
+    /// A promise was broken.
+    pub fn survives_flaky_syncs(&mut self, dir: &Path, dice: &mut Dice, rounds: u64) -> Result<&Ledger> {
+        // Segments that are large for their contents are grown in the background while they are written to.
+        self.plan.segment_bytes = 4 * 1024 * 1024;
+        for round in 1..=rounds {
+            let (mut victim, image) = self.start_recorded()?;
+            self.assert_appends_succeed(&mut victim)?;
+            self.switch.begin(Fault::SyncFlaky)?;
+            for _ in 0..dice.within(1..=8) {
+                self.append(&mut victim, dice.within(1..=100))?;
+                // It need not accept at this moment, but it must have got up again each time.
+                victim.order(&mut self.ledger, "recover")?;
+            }
+            self.switch.end()?;
+            self.lose_power(victim, &image, &dir.join(format!("left-{round}")), dice)?;
+        }
+        Ok(&self.ledger)
+    }
+
+    fn start_recorded(&mut self) -> Result<(Victim, Image)> {
+        self.plan.life += 1;
+        let more = [self.switch.environment()];
+        let Recorded { victim, image } =
+            Recorded::start(&self.program, &self.shim, &self.data, self.plan, &mut self.ledger, &more)?;
+        Ok((victim, image))
+    }
+
+    /// Kills the child and goes on with what was durable.
+    fn lose_power(&mut self, victim: Victim, image: &Image, left: &Path, dice: &mut Dice) -> Result<()> {
+        victim.kill(&mut self.ledger)?;
+        image.restore(left, &mut Loss::default(), dice)?;
+        self.data = left.to_owned();
+        self.check(&format!("in {} of CHAOS_SEED={}", left.display(), dice.seed()))
+    }
+
     /// A sync fails and the kernel forgets what it should have written, although reads still show it; then it works
     /// again, and then the power fails: whatever was acknowledged after the failed sync must have been written anew.
     ///
@@ -215,20 +254,13 @@ impl Scene {
     pub fn survives_forgotten_pages(&mut self, dir: &Path, dice: &mut Dice, rounds: u64) -> Result<&Ledger> {
         for round in 1..=rounds {
             let context = format!("round {round} of CHAOS_SEED={}", dice.seed());
-            self.plan.life += 1;
-            let more = [self.switch.environment()];
-            let Recorded { mut victim, image } =
-                Recorded::start(&self.program, &self.shim, &self.data, self.plan, &mut self.ledger, &more)?;
+            let (mut victim, image) = self.start_recorded()?;
             self.append(&mut victim, dice.within(1..=30))?;
             self.switch.begin(Fault::SyncFails)?;
             self.assert_appends_fail(&mut victim, Fault::SyncFails, "disk").with_context(|| context.clone())?;
             self.switch.end()?;
             self.recover(&mut victim).with_context(|| context.clone())?;
-            victim.kill(&mut self.ledger)?;
-            let left = dir.join(format!("left-{round}"));
-            image.restore(&left, &mut Loss::default(), dice)?;
-            self.data = left;
-            self.check(&context)?;
+            self.lose_power(victim, &image, &dir.join(format!("left-{round}")), dice)?;
         }
         Ok(&self.ledger)
     }

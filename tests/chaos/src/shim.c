@@ -14,7 +14,9 @@
  *   full    only growth and creation fail, so that space that was allocated before is still writable;
  *   erofs   everything that changes a file or a name fails;
  *   eio     every sync fails, and as on Linux what it should have written is forgotten: a later sync does not
- *           write it, only writing it again does.
+ *           write it, only writing it again does;
+ *   flaky   one sync in three does so, and as on Linux every other descriptor of the file that was open then hears of
+ *           it once, at its next sync; who syncs through a descriptor that somebody else uses, too, never hears of it.
  *
  * What it does not see: mmap, system calls that bypass libc, files that are moved into the directory from outside,
  * sync() and O_SYNC (which therefore count as not durable). The directory itself always exists.
@@ -30,13 +32,16 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/sendfile.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
 #define REAL(name) ((__typeof__(&name))real(#name))
 
-enum fault { NONE, ENOSPC_ALL, ENOSPC_GROWTH, EROFS_ALL, EIO_SYNC };
+enum fault { NONE, ENOSPC_ALL, ENOSPC_GROWTH, EROFS_ALL, EIO_SYNC, EIO_FLAKY };
+
+#define FDS_MAX 65536
 
 struct range {
     off_t from, to;
@@ -48,13 +53,17 @@ struct file {
     unsigned generation;
     struct range *dirty;
     size_t count, capacity;
+    /* Failed syncs so far. */
+    unsigned failures;
 };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct file *files;
 static size_t file_count, file_capacity;
 static long syncs;
-static unsigned long short_writes;
+static unsigned long short_writes, flaky_syncs;
+/* Failures of its file that a descriptor has heard of. */
+static unsigned heard[FDS_MAX];
 static const char *data_dir, *image_dir, *fault_path;
 static long lie_after = -1;
 
@@ -126,6 +135,7 @@ static enum fault fault_now(void) {
     if (!strncmp(word, "full", 4)) return ENOSPC_GROWTH;
     if (!strncmp(word, "erofs", 5)) return EROFS_ALL;
     if (!strncmp(word, "eio", 3)) return EIO_SYNC;
+    if (!strncmp(word, "flaky", 5)) return EIO_FLAKY;
     return NONE;
 }
 
@@ -208,24 +218,18 @@ static void copy_range(int from_fd, int to_fd, struct range range) {
     }
 }
 
-static void record_file(int fd, const struct stat *stat, int reached_disk) {
+static void record_file(int fd, struct file *file) {
+    struct stat stat;
     char path[PATH_MAX], link[64];
-    pthread_mutex_lock(&lock);
-    struct file *file = entry(stat->st_ino, 0);
-    int is_lie = lie_after >= 0 && syncs++ >= lie_after;
-    if (reached_disk && !is_lie) {
-        snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
-        object_path(path, file);
-        int from = REAL(open)(link, O_RDONLY | O_CLOEXEC);
-        int to = REAL(open)(path, O_WRONLY | O_CLOEXEC);
-        if (from < 0 || to < 0) die(path);
-        if (REAL(ftruncate)(to, stat->st_size)) die(path);
-        for (size_t i = 0; i < file->count; i++) copy_range(from, to, file->dirty[i]);
-        close(from);
-        close(to);
-    }
-    file->count = 0;
-    pthread_mutex_unlock(&lock);
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    object_path(path, file);
+    int from = REAL(open)(link, O_RDONLY | O_CLOEXEC);
+    int to = REAL(open)(path, O_WRONLY | O_CLOEXEC);
+    /* The size is taken after the sync, and so is at least what the sync covered. */
+    if (from < 0 || to < 0 || fstat(fd, &stat) || REAL(ftruncate)(to, stat.st_size)) die(path);
+    for (size_t i = 0; i < file->count; i++) copy_range(from, to, file->dirty[i]);
+    close(from);
+    close(to);
 }
 
 static void record_names(int fd, ino_t inode) {
@@ -256,16 +260,31 @@ static void record_names(int fd, ino_t inode) {
     pthread_mutex_unlock(&lock);
 }
 
+static int must_fail(void) {
+    enum fault fault = fault_now();
+    return fault == EIO_SYNC || (fault == EIO_FLAKY && __sync_fetch_and_add(&flaky_syncs, 1) % 3 == 0);
+}
+
 static int sync_through(int fd, int (*sync)(int)) {
     struct stat stat;
-    if (!covers_fd(fd) || fstat(fd, &stat)) return sync(fd);
-    int fails = fault_now() == EIO_SYNC;
+    if (!covers_fd(fd) || fd >= FDS_MAX || fstat(fd, &stat)) return sync(fd);
+    int fails = must_fail();
     int result = fails ? -1 : sync(fd);
     int error = fails ? EIO : errno;
     if (image_dir && S_ISREG(stat.st_mode)) {
-        /* The size is taken after the sync, and so is at least what the sync covered. */
-        if (fstat(fd, &stat)) die("fstat");
-        record_file(fd, &stat, result == 0);
+        pthread_mutex_lock(&lock);
+        struct file *file = entry(stat.st_ino, 0);
+        int is_lie = lie_after >= 0 && syncs++ >= lie_after;
+        if (result) file->failures++;
+        else if (!is_lie) record_file(fd, file);
+        /* Either it is on disk now or it is forgotten. */
+        file->count = 0;
+        if (!result && heard[fd] < file->failures) {
+            result = -1;
+            error = EIO;
+        }
+        heard[fd] = file->failures;
+        pthread_mutex_unlock(&lock);
     } else if (image_dir && S_ISDIR(stat.st_mode) && result == 0) {
         record_names(fd, stat.st_ino);
     }
@@ -285,13 +304,18 @@ static int refuses(enum fault fault, int grows) {
     return 0;
 }
 
-/* Answers -1 when the write must fail, otherwise how many bytes it may write; `offset` < 0 = where the file is. */
+/* Where the next write goes. */
+static off_t place(int fd) {
+    struct stat stat;
+    return fcntl(fd, F_GETFL) & O_APPEND && !fstat(fd, &stat) ? stat.st_size : lseek(fd, 0, SEEK_CUR);
+}
+
+/* Answers -1 when the write must fail, otherwise how many bytes it may write. */
 static ssize_t admit_write(int fd, size_t count, off_t offset) {
     if (!fault_path || !covers_fd(fd)) return (ssize_t)count;
     enum fault fault = fault_now();
     struct stat stat;
     if (fstat(fd, &stat)) return (ssize_t)count;
-    if (offset < 0) offset = fcntl(fd, F_GETFL) & O_APPEND ? stat.st_size : lseek(fd, 0, SEEK_CUR);
     int error = refuses(fault, offset + (off_t)count > stat.st_size);
     if (!error) return (ssize_t)count;
     /* A disk that fills takes the first half: a short write, then the error. */
@@ -300,16 +324,11 @@ static ssize_t admit_write(int fd, size_t count, off_t offset) {
     return -1;
 }
 
-static off_t place(int fd) {
-    struct stat stat;
-    return fcntl(fd, F_GETFL) & O_APPEND && !fstat(fd, &stat) ? stat.st_size : lseek(fd, 0, SEEK_CUR);
-}
-
 ssize_t write(int fd, const void *bytes, size_t count) {
     if (!data_dir || !covers_fd(fd)) return REAL(write)(fd, bytes, count);
-    ssize_t admitted = admit_write(fd, count, -1);
-    if (admitted < 0) return -1;
     off_t offset = place(fd);
+    ssize_t admitted = admit_write(fd, count, offset);
+    if (admitted < 0) return -1;
     ssize_t written = REAL(write)(fd, bytes, (size_t)admitted);
     if (written > 0) mark(fd, offset, offset + written);
     return written;
@@ -361,15 +380,13 @@ ssize_t copy_file_range(int in, off64_t *in_offset, int out, off64_t *out_offset
     return -1;
 }
 
-ssize_t sendfile(int out, int in, off_t *offset, size_t count);
 ssize_t sendfile(int out, int in, off_t *offset, size_t count) {
     if (!covers_fd(out)) return REAL(sendfile)(out, in, offset, count);
     errno = EINVAL;
     return -1;
 }
 
-ssize_t sendfile64(int out, int in, off_t *offset, size_t count);
-ssize_t sendfile64(int out, int in, off_t *offset, size_t count) { return sendfile(out, in, offset, count); }
+ssize_t sendfile64(int out, int in, off64_t *offset, size_t count) { return sendfile(out, in, offset, count); }
 
 /* ---- sizes ---- */
 
@@ -423,15 +440,12 @@ static int open_through(int dir, const char *path, int flags, mode_t mode) {
         return -1;
     }
     int fd = REAL(openat)(dir, path, flags, mode);
-    if (fd >= 0 && image_dir) {
-        struct stat after;
-        if (creates && !fstat(fd, &after) && S_ISREG(after.st_mode)) {
-            pthread_mutex_lock(&lock);
-            entry(after.st_ino, 1);
-            pthread_mutex_unlock(&lock);
-        } else if (existed && flags & O_TRUNC) {
-            mark(fd, 0, stat.st_size);
-        }
+    struct stat after;
+    if (fd >= 0 && fd < FDS_MAX && image_dir && !fstat(fd, &after) && S_ISREG(after.st_mode)) {
+        pthread_mutex_lock(&lock);
+        heard[fd] = entry(after.st_ino, creates)->failures;
+        pthread_mutex_unlock(&lock);
+        if (existed && flags & O_TRUNC) mark(fd, 0, stat.st_size);
     }
     return fd;
 }

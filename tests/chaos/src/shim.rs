@@ -28,6 +28,8 @@ pub enum Fault {
     ReadOnly,
     /// No sync succeeds, and what it should have written is forgotten.
     SyncFails,
+    /// One sync in three does so, and is told to whoever asks first through a descriptor.
+    SyncFlaky,
 }
 
 impl Fault {
@@ -37,6 +39,7 @@ impl Fault {
             Self::NoGrowth => "full",
             Self::ReadOnly => "erofs",
             Self::SyncFails => "eio",
+            Self::SyncFlaky => "flaky",
         }
     }
 }

@@ -52,6 +52,14 @@ fn what_a_failed_sync_forgot_is_written_again_before_it_is_acknowledged() -> any
 }
 
 #[test]
+fn syncs_that_fail_now_and_then_lose_nothing_that_was_acknowledged() -> anyhow::Result<()> {
+    within("flaky syncs", |scene, dir, dice| {
+        let ledger = scene.survives_flaky_syncs(dir, dice, 8)?;
+        Ok(format!("{} acknowledged, {} unknown, {:?}", ledger.acknowledged(), ledger.unknown(), ledger.refusals()))
+    })
+}
+
+#[test]
 fn opening_on_a_failing_disk_loses_nothing() -> anyhow::Result<()> {
     for fault in [Fault::DiskFull, Fault::NoGrowth, Fault::ReadOnly, Fault::SyncFails] {
         within(&format!("open under {fault:?}"), |scene, _, _| scene.opens_or_says_why_not(fault))?;

@@ -20,11 +20,8 @@ async fn the_official_python_client_works_unchanged() -> Result<()> {
     ensure!(python.exists(), "{} is missing: run `cargo xtask setup`", python.display());
     let folder = tempfile::tempdir()?;
     let system = System::start(folder.path(), &[]).await?;
-    let (ample, broke, slow) = (
-        secret(&system, "ample", "enterprise")?,
-        secret(&system, "broke", "pro")?,
-        secret(&system, "slow", "free")?,
-    );
+    let (ample, broke, slow) =
+        (secret(&system, "ample", "enterprise")?, secret(&system, "broke", "pro")?, secret(&system, "slow", "free")?);
     system.operator(&["tenant", "set-budget", "broke", "--period", "day", "--limit", "0.000000001"])?;
 
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/openai_client.py");

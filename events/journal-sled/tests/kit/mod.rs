@@ -15,20 +15,20 @@ use events_journal_sled::LocalStore;
 use events_model::{CommitId, EpisodeId, Position, StreamId, Version};
 
 /// Appends one commit of one event.
-pub fn append(store: &LocalStore, stream: &str, version: u64, id: &str, bytes: usize) -> Result<Appended, AppendError> {
+pub(crate) fn append(store: &LocalStore, stream: &str, version: u64, id: &str, bytes: usize) -> Result<Appended, AppendError> {
     let commit = contract::commit(&tenant(stream), Version(version), id, 1, bytes);
     contract::settle(store.append(Version(version - 1), commit))
 }
 
 /// Appends commits to three streams in turn, each in a group of its own.
-pub fn fill(store: &LocalStore, commits: u64, bytes: usize) {
+pub(crate) fn fill(store: &LocalStore, commits: u64, bytes: usize) {
     for n in 0..commits {
         append(store, &format!("s{}", n % 3), n / 3 + 1, &format!("c-{n}"), bytes).unwrap();
     }
 }
 
 /// All commits.
-pub fn read_all(store: &LocalStore) -> Vec<Recorded> {
+pub(crate) fn read_all(store: &LocalStore) -> Vec<Recorded> {
     let mut all = Vec::new();
     let mut next = Position(1);
     while next <= store.head_position() {
@@ -40,7 +40,7 @@ pub fn read_all(store: &LocalStore) -> Vec<Recorded> {
 }
 
 /// The segment files of a data directory, in order.
-pub fn segments(dir: &Path) -> Vec<PathBuf> {
+pub(crate) fn segments(dir: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(dir.join("log")).unwrap().map(|entry| entry.unwrap().path());
     let mut files: Vec<PathBuf> = entries.filter(|path| path.extension().is_some_and(|end| end == "seg")).collect();
     files.sort();
@@ -48,7 +48,7 @@ pub fn segments(dir: &Path) -> Vec<PathBuf> {
 }
 
 /// Everything that can be asked of a log, answered.
-pub fn answers(store: &LocalStore) -> Vec<(String, Vec<Recorded>)> {
+pub(crate) fn answers(store: &LocalStore) -> Vec<(String, Vec<Recorded>)> {
     let all = read_all(store);
     let mut streams = BTreeSet::new();
     let mut episodes = BTreeSet::new();
