@@ -35,7 +35,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const BOTH: [Http2; 2] = [Http2::Auto, Http2::PriorKnowledge];
 const PATH: &str = "/v1/chat/completions";
-const SHORT: Duration = Duration::from_millis(100);
+/// Over soon, yet long enough for a busy machine to get so far as the test wants it to.
+const SHORT: Duration = Duration::from_millis(400);
 
 fn plain() -> Value {
     json!({"id": "u", "object": "chat.completion", "created": 1, "model": "m", "extra": 1.0,
@@ -282,10 +283,14 @@ async fn every_wait_has_its_limit_and_says_what_it_waited_for() {
         assert_eq!(error.client_error().status, 504);
 
         let total = with_timeouts(address, http2, |settings| settings.timeouts.total = SHORT);
-        let (_, error) = read(total.stream(call()).await.unwrap()).await;
-        assert_timeout(&error.unwrap(), Phase::Total, true);
+        let error = match total.stream(call()).await {
+            Ok(stream) => read(stream).await.1.unwrap(),
+            // On a busy machine the time may be over before the head is there.
+            Err(error) => error,
+        };
+        assert_timeout(&error, Phase::Total, true);
     }
-    until("the server sees every one of them go", || watch.begun() == 6 && watch.dropped() == 6).await;
+    until("the server sees every one of them go", || watch.begun() >= 4 && watch.dropped() == watch.begun()).await;
 }
 
 #[tokio::test]

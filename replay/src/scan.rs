@@ -21,12 +21,11 @@ pub struct Scan {
     pub events: u64,
     /// The last commit that is contained.
     pub position: Position,
-    tenants: HashMap<Box<str>, Slot>,
+    /// Where a stream's state lies: one lookup a commit, no key made.
+    places: HashMap<Box<str>, usize>,
+    /// `None` only while the state is away being folded: moving it out costs less than leaving a default behind.
+    states: Vec<Option<State>>,
 }
-
-/// `None` only while the state is away being folded: moving it out costs less than leaving a default behind.
-#[derive(Debug, Default)]
-struct Slot(Option<State>);
 
 /// Why a pass ended early.
 #[derive(Debug, thiserror::Error)]
@@ -58,12 +57,26 @@ pub enum Error {
 impl Scan {
     /// The state of a tenant by its stream: `tenant/acme`.
     pub fn state(&self, stream: &str) -> Option<&State> {
-        self.tenants.get(stream).and_then(|slot| slot.0.as_ref())
+        self.at(*self.places.get(stream)?)
     }
 
     /// All tenants' streams and states, in no order.
     pub fn states(&self) -> impl Iterator<Item = (&str, &State)> {
-        self.tenants.iter().filter_map(|(stream, slot)| Some((&**stream, slot.0.as_ref()?)))
+        self.places.iter().filter_map(|(stream, place)| Some((&**stream, self.at(*place)?)))
+    }
+
+    fn at(&self, place: usize) -> Option<&State> {
+        self.states.get(place).and_then(Option::as_ref)
+    }
+
+    fn place(&mut self, stream: &str) -> usize {
+        if let Some(place) = self.places.get(stream) {
+            return *place;
+        }
+        let place = self.states.len();
+        self.states.push(None);
+        self.places.insert(stream.into(), place);
+        place
     }
 
     /// Folds one commit.
@@ -78,11 +91,9 @@ impl Scan {
         if !view.stream.starts_with("tenant/") {
             return Ok(());
         }
-        if !self.tenants.contains_key(view.stream) {
-            self.tenants.insert(view.stream.into(), Slot(Some(State::default())));
-        }
-        let Some(slot) = self.tenants.get_mut(view.stream) else { return Ok(()) };
-        let mut state = slot.0.take().unwrap_or_default();
+        let place = self.place(view.stream);
+        let Some(slot) = self.states.get_mut(place) else { return Ok(()) };
+        let mut state = slot.take().unwrap_or_default();
         let mut result = Ok(());
         for (version, event) in (view.first_version..).zip(view.events()) {
             match event.and_then(|event| Event::from_payload(event.payload)) {
@@ -97,7 +108,7 @@ impl Scan {
                 }
             }
         }
-        slot.0 = Some(state);
+        *slot = Some(state);
         result
     }
 }

@@ -4,17 +4,15 @@
 //! asked what it billed and the request settles for that; where there is nobody to ask, the reservation's deadline
 //! releases it. Nothing is called again.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use actors_shell::Unavailable;
 use events_model::{
-    RequestId, StreamId, TenantId, TimestampUs,
+    RequestId, StreamId, TimestampUs,
     tenant::{Outcome, TEXT_BYTES_MAX},
 };
 use gateway::upstream::Upstream;
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
-    time::sleep,
-};
+use tokio::{sync::Semaphore, time::sleep};
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
@@ -24,7 +22,7 @@ use crate::{
     shutdown::Stop,
 };
 
-/// Upstreams are asked about so many requests at once.
+/// One upstream is asked about so many requests at once.
 const LOOKUPS_MAX: usize = 64;
 /// An upstream that knows nothing of a request is asked again after this: when the old process was killed, its request
 /// may still have been on its way.
@@ -36,7 +34,6 @@ const RETRY_MAX: Duration = Duration::from_secs(10);
 /// A request that nobody serves any more.
 #[derive(Debug, Clone)]
 struct Orphan {
-    tenant: TenantId,
     stream: StreamId,
     request_id: RequestId,
     upstream: String,
@@ -51,64 +48,67 @@ pub(crate) async fn run(path: ModelPath, readers: Readers, started_at: Timestamp
         warn!(%late, "orphans cannot be found, their deadlines release them only when their tenants are used");
         return;
     }
-    let streams: Vec<_> = readers.tenants.read(|state, _| state.open_streams().map(|(stream, _)| stream).collect());
-    let slots = Arc::new(Semaphore::new(LOOKUPS_MAX));
-    for stream in streams {
-        // From here its deadlines are watched.
-        path.parts().tenants.wake(&stream);
-        let orphans = orphans(&path, &stream, started_at).await;
-        if !orphans.is_empty() {
+    let mut streams: Vec<_> = readers.tenants.read(|state, _| state.open_streams().map(|(stream, _)| stream).collect());
+    let mut slots: BTreeMap<String, Arc<Semaphore>> = BTreeMap::new();
+    let mut pause = RETRY_FIRST;
+    while !streams.is_empty() {
+        let mut failed = Vec::new();
+        for stream in streams {
+            // From here its deadlines are watched.
+            path.parts().tenants.wake(&stream);
+            let orphans = match orphans(&path, &stream, started_at).await {
+                Ok(orphans) => orphans,
+                Err(error) => {
+                    warn!(%stream, error = chain(&error, TEXT_BYTES_MAX), "tenant cannot be loaded, will retry");
+                    failed.push(stream);
+                    continue;
+                }
+            };
             info!(%stream, count = orphans.len(), "requests of an earlier process are open");
+            for orphan in orphans {
+                // One upstream that does not answer keeps no other's orphans waiting.
+                let slots =
+                    slots.entry(orphan.upstream.clone()).or_insert_with(|| Arc::new(Semaphore::new(LOOKUPS_MAX)));
+                let recovering = recover(path.clone(), orphan, Arc::clone(slots));
+                let drain = stop.drain.clone();
+                tasks.spawn(async move { drain.run_until_cancelled_owned(recovering).await });
+            }
         }
-        for orphan in orphans {
-            let upstream = path.routing().upstream(&orphan.upstream).cloned();
-            let askable = |upstream: &Upstream| upstream.settings().usage_lookup_path.is_some();
-            let Some(upstream) = upstream.filter(askable) else { continue };
-            let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
-            let (path, drain) = (path.clone(), stop.drain.clone());
-            tasks.spawn(async move {
-                drain.run_until_cancelled_owned(recover(path, orphan, upstream, slot)).await;
-            });
+        streams = failed;
+        if !streams.is_empty() {
+            sleep(pause).await;
+            pause = pause.saturating_mul(2).min(RETRY_MAX);
         }
     }
 }
 
 /// The open reservations of a tenant that were made before this process started.
-async fn orphans(path: &ModelPath, stream: &StreamId, started_at: TimestampUs) -> Vec<Orphan> {
-    let Some(tenant) = stream.tenant_id() else { return Vec::new() };
-    let mut pause = RETRY_FIRST;
-    loop {
-        let (owner, of) = (tenant.clone(), stream.clone());
-        let find = move |state: &actors_core::tenant::State| {
-            let open = state.reservations.iter().filter(|(_, held)| held.admitted_at < started_at);
-            open.map(|(request_id, held)| Orphan {
-                tenant: owner.clone(),
-                stream: of.clone(),
-                request_id: *request_id,
-                upstream: held.upstream.clone(),
-                deadline: held.deadline,
-            })
-            .collect::<Vec<_>>()
-        };
-        match path.parts().tenants.actor(stream).read(find).await {
-            Ok(orphans) => return orphans,
-            Err(error) => {
-                warn!(%stream, error = chain(&error, TEXT_BYTES_MAX), "tenant cannot be loaded, will retry");
-                sleep(pause).await;
-                pause = pause.saturating_mul(2).min(RETRY_MAX);
-            }
-        }
-    }
+async fn orphans(path: &ModelPath, stream: &StreamId, started_at: TimestampUs) -> Result<Vec<Orphan>, Unavailable> {
+    let of = stream.clone();
+    let find = move |state: &actors_core::tenant::State| {
+        let open = state.reservations.iter().filter(|(_, held)| held.admitted_at < started_at);
+        let orphans = open.map(|(request_id, held)| Orphan {
+            stream: of.clone(),
+            request_id: *request_id,
+            upstream: held.upstream.clone(),
+            deadline: held.deadline,
+        });
+        orphans.collect()
+    };
+    path.parts().tenants.actor(stream).read(find).await
 }
 
 /// Asks until the upstream answers or the reservation has ended, and settles for what it says.
-async fn recover(path: ModelPath, orphan: Orphan, upstream: Upstream, _slot: OwnedSemaphorePermit) {
-    let Orphan { tenant, stream, request_id, deadline, .. } = orphan;
+async fn recover(path: ModelPath, orphan: Orphan, slots: Arc<Semaphore>) {
+    let Orphan { stream, request_id, deadline, upstream } = orphan;
     let parts = path.parts();
+    let askable = |upstream: &&Upstream| upstream.settings().usage_lookup_path.is_some();
+    let Some(upstream) = path.routing().upstream(&upstream).filter(askable) else { return };
+    let Ok(_slot) = slots.acquire_owned().await else { return };
     let mut pause = RETRY_FIRST;
     let mut was_unknown = false;
     let usage = loop {
-        match look_up(parts, &upstream, request_id, USAGE_LOOKUP_MAX).await {
+        match look_up(parts, upstream, request_id, USAGE_LOOKUP_MAX).await {
             Ok(usage) if usage.prompt_tokens.0 == 0 && usage.completion_tokens.0 == 0 && !was_unknown => {
                 was_unknown = true;
                 sleep(ASK_AGAIN).await;
@@ -116,13 +116,13 @@ async fn recover(path: ModelPath, orphan: Orphan, upstream: Upstream, _slot: Own
             Ok(usage) => break usage,
             Err(error) if parts.clock.now() >= deadline => {
                 let error = chain(&error, TEXT_BYTES_MAX);
-                warn!(%tenant, %request_id, error, "usage of an orphan unknown at its deadline");
+                warn!(%stream, %request_id, error, "usage of an orphan unknown at its deadline");
                 parts.metrics.recovered.with_label_values(&["expired"]).inc();
                 return;
             }
             Err(error) => {
                 let error = chain(&error, TEXT_BYTES_MAX);
-                info!(%tenant, %request_id, error, "upstream does not say what an orphan used, will ask again");
+                info!(%stream, %request_id, error, "upstream does not say what an orphan used, will ask again");
                 sleep(pause).await;
                 pause = pause.saturating_mul(2).min(RETRY_MAX);
             }

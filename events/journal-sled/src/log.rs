@@ -17,6 +17,10 @@ use crate::{
     store::LocalStore,
 };
 
+/// What an event and a commit take beside their payloads, bytes; a guess that is seldom too small.
+const EVENT_OVERHEAD_BYTES: usize = 80;
+const COMMIT_OVERHEAD_BYTES: usize = 352;
+
 /// The rules that need no log; also encodes.
 fn check(expected: Version, commit: &Commit) -> Result<Vec<u8>, String> {
     let events = commit.events.len();
@@ -27,7 +31,10 @@ fn check(expected: Version, commit: &Commit) -> Result<Vec<u8>, String> {
     if last.is_none() || commit.first_version.0 != expected.0.saturating_add(1) {
         return Err(format!("its first version is {}, expected is {expected}", commit.first_version));
     }
-    let bytes = commit.encode();
+    // One allocation: payloads, and what surrounds them.
+    let payloads: usize = commit.events.iter().map(|event| event.payload.bytes.len() + EVENT_OVERHEAD_BYTES).sum();
+    let mut bytes = Vec::with_capacity(commit.command.bytes.len() + payloads + COMMIT_OVERHEAD_BYTES);
+    commit.encode_into(&mut bytes);
     if bytes.len() > COMMIT_BYTES_MAX {
         return Err(format!("it is {} bytes long, {COMMIT_BYTES_MAX} are allowed", bytes.len()));
     }

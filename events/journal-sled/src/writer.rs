@@ -56,6 +56,21 @@ impl Failure {
     }
 }
 
+/// How many names a file has.
+///
+/// Asks for nothing else: Linux gives a file whose times were asked for a new fine-grained time at the next write, and
+/// with it a change of metadata that makes the next barrier half as dear again (70 µs of 210 where it was measured).
+#[cfg(target_os = "linux")]
+fn links(file: &fs::File) -> io::Result<u64> {
+    use rustix::fs::{AtFlags, StatxFlags, statx};
+    Ok(u64::from(statx(file, c"", AtFlags::EMPTY_PATH, StatxFlags::NLINK)?.stx_nlink))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn links(file: &fs::File) -> io::Result<u64> {
+    file.metadata().map(|metadata| metadata.nlink())
+}
+
 /// The writer's thread and its state.
 #[derive(Debug)]
 pub(crate) struct Writer {
@@ -144,7 +159,7 @@ impl Writer {
 
     /// A segment without a name is gone with all it holds, whatever the barrier said.
     fn check_linked(&self) -> io::Result<()> {
-        if self.room.file.metadata()?.nlink() == 0 { Err(io::ErrorKind::NotFound.into()) } else { Ok(()) }
+        if links(&self.room.file)? == 0 { Err(io::ErrorKind::NotFound.into()) } else { Ok(()) }
     }
 
     fn publish(&mut self, end: Place) {

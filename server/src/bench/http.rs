@@ -88,7 +88,8 @@ pub(super) fn run(options: &BenchHttp, scratch: &Scratch, output: &mut Output) -
 
 impl Bench {
     async fn start(scratch: &Scratch) -> Result<Self, Failure> {
-        let (simulator, at): (_, Ready) = Server::start(&["simulate", "--listen", "127.0.0.1:0", "--json"].map(OsStr::new))?;
+        let (simulator, at): (_, Ready) =
+            Server::start(&["simulate", "--listen", "127.0.0.1:0", "--json"].map(OsStr::new))?;
         let data = scratch.path("http");
         let config_file = scratch.path("freehold.toml");
         let config = configuration(&data, at.http)?;

@@ -54,9 +54,9 @@ impl Client {
         let config = config::load(&common.flags, &environment)?;
         let server = common.server.clone().or_else(|| environment.server().map(str::to_owned));
         let server = server.unwrap_or_else(|| url_of(config.grpc.listen));
-        let endpoint = endpoint(&server)?;
-        let token = admin_token(&config, &environment)?;
-        Self::open(&endpoint, &server, &token).await
+        // First whether anybody is there: who has not started a server yet need not hear of tokens.
+        let channel = reach(&server).await?;
+        Self::new(channel, &admin_token(&config, &environment)?)
     }
 
     /// Connects to a server of which everything is known.
@@ -64,16 +64,14 @@ impl Client {
     /// # Errors
     /// Nobody answers.
     pub(crate) async fn connect_to(address: SocketAddr, token: &Secret) -> Result<Self, Failure> {
-        let server = url_of(address);
-        Self::open(&endpoint(&server)?, &server, token).await
+        Self::new(reach(&url_of(address)).await?, token)
     }
 
-    async fn open(endpoint: &Endpoint, server: &str, token: &Secret) -> Result<Self, Failure> {
+    fn new(channel: Channel, token: &Secret) -> Result<Self, Failure> {
         let mut bearer: MetadataValue<Ascii> = format!("Bearer {}", token.expose())
             .parse()
             .map_err(|_| Problem::new("the admin token has characters that no header carries").code("E0009"))?;
         bearer.set_sensitive(true);
-        let channel = endpoint.connect().await.map_err(|error| unreachable_server(server, &error))?;
         Ok(Self { channel, bearer: Bearer(bearer) })
     }
 
@@ -88,11 +86,6 @@ impl Client {
     }
 }
 
-fn unreachable_server(server: &str, error: &tonic::transport::Error) -> Problem {
-    let hint = "start one with `freehold dev` or `freehold serve`, or name it with --server";
-    Problem::new(format!("no server is reachable at {server}")).because(error).code(UNREACHABLE).hint(hint)
-}
-
 /// The URL of a listener; one that listens everywhere is reached here.
 fn url_of(mut listen: SocketAddr) -> String {
     if listen.ip().is_unspecified() {
@@ -101,13 +94,17 @@ fn url_of(mut listen: SocketAddr) -> String {
     format!("http://{listen}")
 }
 
-fn endpoint(server: &str) -> Result<Endpoint, Failure> {
+async fn reach(server: &str) -> Result<Channel, Failure> {
     let wrong = |reason: &str| Problem::new(format!("--server {server:?} {reason}")).misuse();
     if !server.starts_with("http://") {
         return Err(wrong("must begin with http://").hint("for example http://127.0.0.1:7600").into());
     }
     let endpoint = Endpoint::from_shared(server.to_owned()).map_err(|_| wrong("is not a URL"))?;
-    Ok(endpoint.connect_timeout(CONNECT_TIMEOUT).timeout(ANSWER_TIMEOUT).tcp_nodelay(true))
+    let endpoint = endpoint.connect_timeout(CONNECT_TIMEOUT).timeout(ANSWER_TIMEOUT).tcp_nodelay(true);
+    endpoint.connect().await.map_err(|error| {
+        let hint = "start one with `freehold dev` or `freehold serve`, or name it with --server";
+        Problem::new(format!("no server is reachable at {server}")).because(&error).code(UNREACHABLE).hint(hint).into()
+    })
 }
 
 fn admin_token(config: &Config, environment: &Environment) -> Result<Secret, Failure> {

@@ -183,7 +183,7 @@ async fn show_one_request(client: &Client, ready: &Ready, data: &Path, output: &
             String::from_utf8_lossy(&answer.body)
         )),
     }
-    howto::print(ready, output)
+    howto::print(ready, data, output)
 }
 
 /// The episode of an answer that is a success.

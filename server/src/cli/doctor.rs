@@ -12,6 +12,7 @@ use super::{
     arguments::Common,
     failure::{Failure, Problem},
     output::Output,
+    show,
 };
 use crate::config::{self, Config, Environment, KeyError};
 
@@ -74,7 +75,7 @@ fn told(problem: &Problem) -> String {
 fn examine(config: &Config) -> Vec<Finding> {
     let mut findings = vec![Finding {
         what: "configuration",
-        text: format!("valid, {} upstreams", config.upstreams.len()),
+        text: format!("valid, {}", show::things(config.upstreams.len() as u64, "upstream")),
         verdict: Verdict::Fine,
     }];
     let (text, verdict) = data_directory(&config.data);

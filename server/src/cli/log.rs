@@ -194,11 +194,11 @@ fn verify(data: &Path, output: &mut Output) -> Result<(), Failure> {
             "bytes": verified.bytes,
         })),
         Ok(verified) => output.line(format_args!(
-            "fine: {} commits with {} events in {} streams, {} segments, {}, every byte checked",
-            show::count(verified.commits),
-            show::count(verified.events),
-            show::count(verified.streams),
-            show::count(verified.segments as u64),
+            "fine: {} with {} in {}, {}, {}, every byte checked",
+            show::things(verified.commits, "commit"),
+            show::things(verified.events, "event"),
+            show::things(verified.streams, "stream"),
+            show::things(verified.segments as u64, "segment"),
             show::size(verified.bytes)
         )),
         Err(error) => {

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use events_journal_sled::OpenError;
 use serde_json::json;
 
 use super::{
@@ -52,6 +53,7 @@ pub(super) async fn serve(
 
 /// Runs a simulated upstream.
 pub(super) async fn simulate(simulate: &Simulate, output: &mut Output) -> Result<(), Failure> {
+    start_telemetry(&Telemetry::default())?;
     let mut signals = Signals::install()?;
     if let Err(error) = simulate.options.validate() {
         return Err(Problem::of(&error).misuse().into());
@@ -96,9 +98,25 @@ pub(super) fn say_draining(timeout: Duration) {
 impl From<StartError> for Failure {
     fn from(error: StartError) -> Self {
         let problem = Problem::of(&error);
-        match error.code() {
-            Some(code) => problem.code(code).into(),
-            None => problem.into(),
+        let Some(code) = error.code() else { return problem.into() };
+        let problem = problem.code(code);
+        // What only another configuration mends is misuse: a supervisor need not start it again.
+        match error {
+            StartError::Certificates { .. } | StartError::Upstream(_) | StartError::PriceBookRefused(_) => problem.misuse(),
+            StartError::Listen { .. } => problem.hint("name a free one with --http-listen or --grpc-listen; 0 chooses"),
+            StartError::Open(OpenError::Locked { .. }) => problem.hint("stop that process, or name another --data"),
+            StartError::UpstreamKey(_) => problem.hint("set it, or take the upstream out; `freehold doctor` checks all"),
+            StartError::Open(
+                OpenError::Corrupt { .. } | OpenError::UnsupportedVersion { .. } | OpenError::Io { .. },
+            )
+            | StartError::Read(_)
+            | StartError::AdminToken(_)
+            | StartError::KeyPepper(_)
+            | StartError::NoEntropy(_)
+            | StartError::PriceBook(_)
+            | StartError::Metrics(_)
+            | StartError::Task(_) => problem,
         }
+        .into()
     }
 }

@@ -33,6 +33,11 @@ pub(crate) fn count(number: u64) -> String {
     text
 }
 
+/// A count of things: `1 segment`, `2 segments`.
+pub(crate) fn things(number: u64, thing: &str) -> String {
+    format!("{} {thing}{}", count(number), if number == 1 { "" } else { "s" })
+}
+
 /// Memory in the unit that fits.
 #[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
 pub(crate) fn size(bytes: u64) -> String {
@@ -93,6 +98,7 @@ mod tests {
         assert_eq!(millis(1_234_567), "1234.567 ms");
         assert_eq!(count(1_234_567), "1,234,567");
         assert_eq!(count(123), "123");
+        assert_eq!((things(1, "key"), things(0, "key")), ("1 key".to_owned(), "0 keys".to_owned()));
         assert_eq!(size(1 << 20), "1.0 MiB");
         assert_eq!(size(1_023), "1023 B");
     }

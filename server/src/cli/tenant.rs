@@ -89,17 +89,16 @@ pub(super) async fn key(common: &Common, command: &Key, output: &mut Output) -> 
 async fn list(client: &Client, output: &mut Output) -> Result<(), Failure> {
     let mut tenants = client.tenants();
     let mut all = Vec::new();
-    let (mut page_token, mut position);
-    page_token = String::new();
-    loop {
+    let mut page_token = String::new();
+    let position = loop {
         let page = tenants.list_tenants(pb::ListTenantsRequest { page_size: PAGE_SIZE, page_token }).await?;
         let page = page.into_inner();
         all.extend(page.tenants);
-        (page_token, position) = (page.next_page_token, page.position);
+        page_token = page.next_page_token;
         if page_token.is_empty() {
-            break;
+            break page.position;
         }
-    }
+    };
     if output.json() {
         let tenants: Vec<_> = all.iter().map(summary_json).collect();
         return output.document(&json!({ "tenants": tenants, "position": position }));
@@ -156,9 +155,9 @@ fn print(tenant: &pb::Tenant, output: &mut Output) -> Result<(), Failure> {
     ];
     facts.push(("limits", limits.join(", ")));
     let tokens = (show::count(tenant.prompt_tokens), show::count(tenant.completion_tokens));
-    let (settled, cost) = (show::count(tenant.requests_settled), show::money(tenant.cost_nano_usd));
-    facts.push(("used", format!("{settled} requests, {} + {} tokens, {cost}", tokens.0, tokens.1)));
-    facts.push(("open", format!("{} reservations", tenant.open_reservations)));
+    let (settled, cost) = (show::things(tenant.requests_settled, "request"), show::money(tenant.cost_nano_usd));
+    facts.push(("used", format!("{settled}, {} prompt + {} completion tokens, {cost}", tokens.0, tokens.1)));
+    facts.push(("open", show::things(tenant.open_reservations.into(), "reservation")));
     for (name, value) in facts {
         output.line(format_args!("{name:<12}{value}"))?;
     }

@@ -68,7 +68,9 @@ fn the_example_names_every_key_and_says_its_default() {
     // With every commented key in force it says the same, apart from what has no default.
     let full: Vec<_> = example
         .lines()
-        .map(|line| line.strip_prefix('#').filter(|rest| rest.starts_with(|c: char| c.is_ascii_lowercase())).unwrap_or(line))
+        .map(|line| {
+            line.strip_prefix('#').filter(|rest| rest.starts_with(|c: char| c.is_ascii_lowercase())).unwrap_or(line)
+        })
         .filter(|line| !line.starts_with("api_key_file"))
         .collect();
     let mut full = load_text(&full.join("\n")).unwrap();
@@ -88,7 +90,10 @@ fn the_example_names_every_key_and_says_its_default() {
 #[test]
 fn an_unknown_key_is_an_error_with_its_line_and_what_is_allowed() {
     let text = error("data = \"x\"\n[http]\nlissten = \"127.0.0.1:1\"\n");
-    assert!(text.starts_with("freehold.toml, line 3: http.lissten: unknown field `lissten`, expected one of"), "{text}");
+    assert!(
+        text.starts_with("freehold.toml, line 3: http.lissten: unknown field `lissten`, expected one of"),
+        "{text}"
+    );
     assert!(text.contains("`body_bytes_max`"), "{text}");
     assert!(error("[nonsense]\n").contains("line 1: nonsense: unknown field"));
 }
@@ -120,7 +125,11 @@ fn values_out_of_range_say_the_range() {
         ("name = \"m\"", "name = \"m\"\ncompletion_tokens_max = 10", "completion_tokens_default: 1024 is out of range"),
         ("name = \"sim\"", "name = \"sim\"\nusage_lookup_path = \"/x\"", "must begin with / and contain {request_id}"),
         ("name = \"sim\"", "name = \"sim\"\nca_file = \"x\"", "base_url is not https"),
-        ("name = \"sim\"", "name = \"sim\"\nmax_tokens_parameter = \"n\"", "is not max_tokens or max_completion_tokens"),
+        (
+            "name = \"sim\"",
+            "name = \"sim\"\nmax_tokens_parameter = \"n\"",
+            "is not max_tokens or max_completion_tokens",
+        ),
         ("name = \"sim\"", "name = \"sim\"\napi_key_env = \"A\"\napi_key_file = \"b\"", "one of them is enough"),
     ] {
         let text = error(&UPSTREAM.replace(old, new));

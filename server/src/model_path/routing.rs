@@ -51,11 +51,12 @@ impl Routing {
         models
     }
 
-    /// How long a reservation for a call lasts: the call, the question what it was billed, and a grace for recording
-    /// that.
+    /// How long a reservation for a call lasts: the call, the question what it was billed (if it can be asked), and a
+    /// grace for recording that.
     pub fn reservation_span(&self, upstream: &Upstream) -> DurationUs {
-        let total = upstream.settings().timeouts.total;
-        micros(total.saturating_add(USAGE_LOOKUP_MAX).saturating_add(self.reservation_grace))
+        let settings = upstream.settings();
+        let lookup = if settings.usage_lookup_path.is_some() { USAGE_LOOKUP_MAX } else { Duration::ZERO };
+        micros(settings.timeouts.total.saturating_add(lookup).saturating_add(self.reservation_grace))
     }
 }
 

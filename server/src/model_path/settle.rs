@@ -164,12 +164,9 @@ impl Work {
     pub(super) async fn close(&self, admitted: &Admitted, ending: Ending) -> Result<Settled, Lost> {
         let parts = self.path.parts();
         let outcome = ending.outcome;
-        let usage = match self.usage(admitted, &ending).await {
-            Some(usage) => usage,
-            None => {
-                parts.metrics.settlements_lost.inc();
-                return Err(Lost::GivenUp);
-            }
+        let Some(usage) = self.usage(admitted, &ending).await else {
+            parts.metrics.settlements_lost.inc();
+            return Err(Lost::GivenUp);
         };
         let Ending { upstream_status, first_token, duration, detail, .. } = ending;
         let closing = Closing { outcome, usage, upstream_status, first_token, duration, detail };
@@ -193,6 +190,9 @@ impl Work {
             return Some(nothing());
         }
         let parts = self.path.parts();
+        if parts.stop.abandon.is_cancelled() {
+            return None;
+        }
         let request_id = self.submission.request_id;
         if admitted.upstream.settings().usage_lookup_path.is_some() {
             let asking = look_up(parts, &admitted.upstream, request_id, USAGE_LOOKUP_MAX);

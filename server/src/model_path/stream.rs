@@ -175,8 +175,10 @@ impl Work {
             finish_reason: None,
             usage: None,
         };
-        let total = admitted.upstream.settings().timeouts.total;
-        let stop = match tokio::time::timeout(total, pump.carry(&mut stream)).await {
+        // The upstream's own limit does not see a client that reads too slowly.
+        let spent = Duration::from_micros(parts.clock.now().since(started).0);
+        let left = admitted.upstream.settings().timeouts.total.saturating_sub(spent);
+        let stop = match tokio::time::timeout(left, pump.carry(&mut stream)).await {
             Ok(stop) => stop,
             Err(_) => Stop::Interrupted(Interruption::TooLong),
         };

@@ -159,11 +159,8 @@ async fn tenants_are_created_changed_shown_and_listed() {
     let world = World::new().await;
     let mut tenants = world.tenants();
     for (name, plan) in [("beta", ""), ("alpha", "enterprise")] {
-        let request = pb::CreateTenantRequest {
-            tenant_id: name.to_owned(),
-            display_name: String::new(),
-            plan: plan.to_owned(),
-        };
+        let request =
+            pb::CreateTenantRequest { tenant_id: name.to_owned(), display_name: String::new(), plan: plan.to_owned() };
         let tenant = tenants.create_tenant(request.clone()).await.unwrap().into_inner();
         assert_eq!((tenant.status(), tenant.version), (pb::TenantStatus::Active, 1));
         assert_eq!(tenant.display_name, name);
@@ -174,7 +171,10 @@ async fn tenants_are_created_changed_shown_and_listed() {
     let page = |page_token: String| pb::ListTenantsRequest { page_size: 2, page_token };
     let first = tenants.list_tenants(page(String::new())).await.unwrap().into_inner();
     let ids = |page: &pb::ListTenantsResponse| page.tenants.iter().map(|t| t.tenant_id.clone()).collect::<Vec<_>>();
-    assert_eq!((ids(&first), first.position), (vec![TENANT.to_owned(), "alpha".to_owned()], world.platform.head_position().0));
+    assert_eq!(
+        (ids(&first), first.position),
+        (vec![TENANT.to_owned(), "alpha".to_owned()], world.platform.head_position().0)
+    );
     let second = tenants.list_tenants(page(first.next_page_token)).await.unwrap().into_inner();
     assert_eq!((ids(&second), second.next_page_token.as_str()), (vec!["beta".to_owned()], ""));
     assert_eq!(second.tenants[0].plan, "free");
@@ -245,11 +245,8 @@ async fn the_past_is_listed_and_a_state_is_shown_as_it_was() {
     let world = World::new().await;
     let reply = world.chat(&chat(5)).await;
     world.assert_settled(reply.request_id(), "completed").await;
-    let request = episode_pb::ListEpisodesRequest {
-        tenant_id: TENANT.to_owned(),
-        page_size: 1,
-        page_token: String::new(),
-    };
+    let request =
+        episode_pb::ListEpisodesRequest { tenant_id: TENANT.to_owned(), page_size: 1, page_token: String::new() };
     let page = world.episodes().list_episodes(request).await.unwrap().into_inner();
     assert_eq!(page.episodes[0].episode_id, reply.request_id());
     assert_eq!((page.episodes[0].end_state.as_str(), page.episodes[0].model.as_str()), ("completed", "sim-small"));

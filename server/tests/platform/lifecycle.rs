@@ -1,6 +1,6 @@
 //! Start and end: what is written once, what conflicts, what a shutdown settles.
 
-use std::{fs, os::unix::fs::PermissionsExt as _, time::Duration};
+use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, time::Duration};
 
 use events_model::NanoUsd;
 use http_body_util::BodyExt as _;
@@ -11,7 +11,7 @@ use server::{
     simulate::Options,
 };
 
-use crate::world::{PATIENCE, World, chat, config, read_events, streamed};
+use crate::world::{PATIENCE, World, chat, config, eventually, read_events, streamed};
 
 fn slow() -> Options {
     Options { tokens_per_second: 50, completion_tokens_min: 900, completion_tokens_max: 900, ..Options::default() }
@@ -111,4 +111,40 @@ async fn a_shutdown_without_work_is_quick() {
     assert_eq!(world.chat(&chat(5)).await.status.as_u16(), 200);
     let ended = tokio::time::timeout(Duration::from_secs(3), world.platform.shutdown()).await;
     ended.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_the_log_refuses_requests_are_503_and_it_goes_on_by_itself() {
+    let world = World::new().await;
+    let (log, away) = (world.directory.path().join("log"), world.directory.path().join("away"));
+    let copy = |from: &Path, to: &Path| {
+        fs::create_dir(to).unwrap();
+        for entry in fs::read_dir(from).unwrap() {
+            let entry = entry.unwrap();
+            // The store prepares its next segment under a name of its own meanwhile.
+            if entry.path().extension().is_some_and(|kind| kind == "seg") {
+                fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+            }
+        }
+    };
+    copy(&log, &away);
+    fs::remove_dir_all(&log).unwrap();
+    // The first one meets the failure, those behind it are refused at once.
+    eventually("the log refuses", || async {
+        let reply = world.chat(&chat(5)).await;
+        assert_eq!(reply.status.as_u16(), 503, "{reply:?}");
+        assert_eq!(reply.header("retry-after"), "1");
+        reply.error();
+        let ready = world.get("/readyz").await;
+        (ready.status.as_u16() == 503).then_some(())
+    })
+    .await;
+    let obstacles = world.get("/readyz").await.json()["obstacles"].to_string();
+    assert!(obstacles.contains("the data directory was removed"), "{obstacles}");
+    assert_eq!(world.simulator.stats().requests, 0, "nobody is called");
+    copy(&away, &log);
+    eventually("the log accepts", || async { (world.get("/readyz").await.status.as_u16() == 200).then_some(()) }).await;
+    let reply = world.chat(&chat(5)).await;
+    assert_eq!(reply.status.as_u16(), 200, "{reply:?}");
+    world.assert_settled(reply.request_id(), "completed").await;
 }

@@ -124,12 +124,8 @@ async fn a_repeated_idempotency_key_names_the_first_request_and_calls_nobody() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_handles_as_many_as_it_can_says_so() {
-    let options = Options {
-        tokens_per_second: 20,
-        completion_tokens_min: 900,
-        completion_tokens_max: 900,
-        ..Options::default()
-    };
+    let options =
+        Options { tokens_per_second: 20, completion_tokens_min: 900, completion_tokens_max: 900, ..Options::default() };
     let world = World::configured(options, "pro", |config| config.requests.in_flight_max = 1).await;
     let held = world.open(&streamed(900, true)).await;
     let reply = world.chat(&chat(5)).await;

@@ -138,8 +138,7 @@ pub(crate) fn config(data: &Path, upstream: SocketAddr) -> Config {
         completion_tokens_max: 1_000,
     };
     let models = vec![model("sim-small"), model("sim-large")];
-    let mut upstream =
-        config::Upstream::new("sim", format!("http://{upstream}/v1"), config.region.clone(), models);
+    let mut upstream = config::Upstream::new("sim", format!("http://{upstream}/v1"), config.region.clone(), models);
     upstream.usage_lookup_path = Some("/v1/usage/{request_id}".to_owned());
     upstream.first_byte_timeout = Duration::from_secs(15);
     upstream.idle_timeout = Duration::from_secs(1);
@@ -290,7 +289,10 @@ pub(crate) fn channel(platform: &Platform) -> Channel {
 pub(crate) fn events(body: &[u8]) -> Vec<String> {
     let text = std::str::from_utf8(body).unwrap();
     assert!(text.is_empty() || text.ends_with("\n\n"), "{text:?}");
-    text.split("\n\n").filter(|event| !event.is_empty()).map(|event| event.strip_prefix("data: ").unwrap().to_owned()).collect()
+    text.split("\n\n")
+        .filter(|event| !event.is_empty())
+        .map(|event| event.strip_prefix("data: ").unwrap().to_owned())
+        .collect()
 }
 
 /// Reads a body until it holds so many events.

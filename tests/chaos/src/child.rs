@@ -37,13 +37,12 @@ pub fn open(dir: &Path, plan: &Plan) -> Result<Arc<dyn EventLog>> {
 /// Runs the program until `close`.
 ///
 /// # Errors
-/// The store does not open, a command is unknown, or a promise was broken; all but the second were said as a line.
+/// A command is unknown, a read fails, or a promise was broken. A store that does not open is said as a line, no error.
 pub fn run(dir: &Path, plan: Plan) -> Result<()> {
     let log = match open(dir, &plan) {
         Ok(log) => log,
         Err(error) => {
-            say(&Line::NotOpen(format!("{error:#}")))?;
-            return Err(error);
+            return say(&Line::NotOpen(format!("{error:#}")));
         }
     };
     let mut writers: Vec<_> = (0..plan.writers).map(|number| Writer::new(number, plan)).collect();

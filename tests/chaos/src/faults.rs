@@ -214,7 +214,8 @@ impl Scene {
     /// A promise was broken.
     pub fn survives_flaky_syncs(&mut self, dir: &Path, dice: &mut Dice, rounds: u64) -> Result<&Ledger> {
         // Segments that are large for their contents are grown in the background while they are written to.
-        self.plan.segment_bytes = 4 * 1024 * 1024;
+        self.plan.segment_bytes = 32 * 1024 * 1024;
+        self.plan.bytes_max = 64 * 1024;
         for round in 1..=rounds {
             let (mut victim, image) = self.start_recorded()?;
             self.assert_appends_succeed(&mut victim)?;

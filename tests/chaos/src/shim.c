@@ -60,12 +60,11 @@ struct file {
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct file *files;
 static size_t file_count, file_capacity;
-static long syncs;
 static unsigned long short_writes, flaky_syncs;
 /* Failures of its file that a descriptor has heard of. */
 static unsigned heard[FDS_MAX];
 static const char *data_dir, *image_dir, *fault_path;
-static long lie_after = -1;
+static long syncs, lie_after = -1;
 
 static void *real(const char *name) {
     void *found = dlsym(RTLD_NEXT, name);
@@ -274,9 +273,8 @@ static int sync_through(int fd, int (*sync)(int)) {
     if (image_dir && S_ISREG(stat.st_mode)) {
         pthread_mutex_lock(&lock);
         struct file *file = entry(stat.st_ino, 0);
-        int is_lie = lie_after >= 0 && syncs++ >= lie_after;
         if (result) file->failures++;
-        else if (!is_lie) record_file(fd, file);
+        else if (lie_after < 0 || syncs++ < lie_after) record_file(fd, file);
         /* Either it is on disk now or it is forgotten. */
         file->count = 0;
         if (!result && heard[fd] < file->failures) {
@@ -435,10 +433,8 @@ static int open_through(int dir, const char *path, int flags, mode_t mode) {
     int existed = !fstatat(dir, path, &stat, 0);
     int creates = !existed && flags & O_CREAT;
     enum fault fault = fault_now();
-    if (fault == EROFS_ALL || (creates && refuses(fault, 1))) {
-        errno = refuses(fault, 1);
-        return -1;
-    }
+    errno = fault == EROFS_ALL || creates ? refuses(fault, 1) : 0;
+    if (errno) return -1;
     int fd = REAL(openat)(dir, path, flags, mode);
     struct stat after;
     if (fd >= 0 && fd < FDS_MAX && image_dir && !fstat(fd, &after) && S_ISREG(after.st_mode)) {

@@ -4,7 +4,7 @@
 //! nothing of the server.
 
 use std::{
-    ffi::OsStr,
+    ffi::{OsStr, OsString},
     fs,
     net::{Ipv4Addr, SocketAddr, TcpListener},
     path::{Path, PathBuf},
@@ -110,6 +110,7 @@ pub struct System {
     folder: PathBuf,
     grpc_port: u16,
     http_port: u16,
+    environment: Vec<(&'static str, OsString)>,
     /// The upstream.
     pub upstream: Process,
     /// The server.
@@ -122,6 +123,18 @@ impl System {
     /// # Errors
     /// One of them does not start.
     pub async fn start(folder: &Path, faults: &[String]) -> Result<Self> {
+        Self::start_in(folder, faults, Vec::new()).await
+    }
+
+    /// The same, with more in the server's environment.
+    ///
+    /// # Errors
+    /// One of them does not start.
+    pub async fn start_in(
+        folder: &Path,
+        faults: &[String],
+        environment: Vec<(&'static str, OsString)>,
+    ) -> Result<Self> {
         let binary = freehold()?;
         let upstream_at = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
         let mut simulate = Command::new(&binary);
@@ -130,13 +143,19 @@ impl System {
         upstream.ready("/healthz").await?;
         let (grpc_port, http_port) = (free_port()?, free_port()?);
         fs::write(folder.join("freehold.toml"), configuration(upstream_at)).context("write the configuration")?;
-        let server = Self::start_server(&binary, folder, grpc_port, http_port)?;
-        let mut system = Self { binary, folder: folder.to_path_buf(), grpc_port, http_port, upstream, server };
+        let server = Self::start_server(&binary, folder, [grpc_port, http_port], &environment)?;
+        let folder = folder.to_path_buf();
+        let mut system = Self { binary, folder, grpc_port, http_port, environment, upstream, server };
         system.server.ready("/readyz").await?;
         Ok(system)
     }
 
-    fn start_server(binary: &Path, folder: &Path, grpc_port: u16, http_port: u16) -> Result<Process> {
+    fn start_server(
+        binary: &Path,
+        folder: &Path,
+        [grpc_port, http_port]: [u16; 2],
+        environment: &[(&'static str, OsString)],
+    ) -> Result<Process> {
         let mut serve = Command::new(binary);
         serve
             .arg("serve")
@@ -146,7 +165,8 @@ impl System {
             .arg("--config")
             .arg(folder.join("freehold.toml"))
             .arg("--data")
-            .arg(folder.join("data"));
+            .arg(folder.join("data"))
+            .envs(environment.iter().cloned());
         Process::start(serve, SocketAddr::from((Ipv4Addr::LOCALHOST, http_port)))
     }
 
@@ -155,7 +175,8 @@ impl System {
     /// # Errors
     /// It does not start.
     pub async fn restart(&mut self) -> Result<()> {
-        self.server = Self::start_server(&self.binary, &self.folder, self.grpc_port, self.http_port)?;
+        let ports = [self.grpc_port, self.http_port];
+        self.server = Self::start_server(&self.binary, &self.folder, ports, &self.environment)?;
         self.server.ready("/readyz").await
     }
 

@@ -5,7 +5,7 @@
 //!
 //! Method: the shipped binary as two processes; clients over real sockets. `CHAOS_SEED` repeats the choices,
 //! `CHAOS_REQUESTS` makes the waves larger.
-#![expect(clippy::unwrap_used, clippy::print_stderr, reason = "tests may panic and show what they saw")]
+#![expect(clippy::unwrap_used, reason = "tests may panic")]
 
 use std::{
     collections::BTreeMap,

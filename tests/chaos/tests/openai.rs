@@ -1,6 +1,5 @@
 //! The real `openai` Python package against the shipped binary: plain, streaming, usage, wrong key, exhausted budget,
 //! rate limit and retry. `cargo xtask setup` installs the package; `cargo xtask test` does so by itself.
-#![expect(clippy::unwrap_used, clippy::print_stderr, reason = "tests may panic and show what they saw")]
 
 use std::{path::Path, process::Command};
 

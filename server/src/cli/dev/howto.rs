@@ -1,9 +1,12 @@
 //! How to send requests, to be copied and pasted: real addresses, the real key.
 
-use serde_json::json;
+use std::path::Path;
 
 use super::{MODEL, Ready, TENANT};
-use crate::cli::{failure::Failure, output::Output};
+use crate::{
+    cli::{failure::Failure, output::Output},
+    config::Config,
+};
 
 /// Where chat requests go.
 pub(super) const PATH: &str = "/v1/chat/completions";
@@ -11,14 +14,14 @@ const PROMPT: &str = "Say hello to the first tenant.";
 
 /// The body of a chat request.
 pub(super) fn body() -> String {
-    json!({ "model": MODEL, "messages": [{ "role": "user", "content": PROMPT }], "max_tokens": 64 }).to_string()
+    format!(r#"{{"model":"{MODEL}","messages":[{{"role":"user","content":"{PROMPT}"}}],"max_tokens":64}}"#)
 }
 
 /// Prints how to go on.
-pub(super) fn print(ready: &Ready, output: &mut Output) -> Result<(), Failure> {
+pub(super) fn print(ready: &Ready, data: &Path, output: &mut Output) -> Result<(), Failure> {
     let Ready { http, grpc, key, took: _ } = ready;
     let key = key.expose();
-    let body = body();
+    let (body, options) = (body(), options(ready, data));
     output.line(format_args!(
         r#"
 call it with curl
@@ -28,7 +31,7 @@ call it with curl
 
 with grpcurl (it needs no files, the server describes itself)
   grpcurl -plaintext -H 'authorization: Bearer {key}' \
-    -d '{{"model":"{MODEL}","messages":[{{"role":"user","content":"{PROMPT}"}}],"max_tokens":64}}' \
+    -d '{body}' \
     {grpc} freehold.gateway.v1.Gateway/Complete
 
 with the OpenAI client for Python (pip install openai)
@@ -40,10 +43,23 @@ with the OpenAI client for Python (pip install openai)
       print(chunk.choices[0].delta.content or "", end="", flush=True)
 
 and see what happened
-  freehold tenant show {TENANT}
-  freehold episode list {TENANT}
-  freehold state tenant/{TENANT} --at-version 2
+  freehold tenant show {TENANT}{options}
+  freehold episode list {TENANT}{options}
+  freehold state tenant/{TENANT} --at-version 2{options}
 
 Ctrl-C drains and stops."#
     ))
+}
+
+/// What other commands need to find this server, if it is not where they look by themselves.
+fn options(ready: &Ready, data: &Path) -> String {
+    let usual = Config::default();
+    let mut options = String::new();
+    if data != usual.data {
+        options.push_str(&format!(" --data {}", data.display()));
+    }
+    if ready.grpc != usual.grpc.listen {
+        options.push_str(&format!(" --server http://{}", ready.grpc));
+    }
+    options
 }

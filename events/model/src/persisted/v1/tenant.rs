@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     envelope::{Payload, PayloadView, Stored},
-    tenant::{Command, Event},
+    tenant::{AdmitRequest, Command, Event, SettleRequest},
     unit::{NanoUsd, TimestampUs},
     wire::DecodeError,
 };
@@ -180,39 +180,12 @@ impl Stored for Event {
                 encode(TENANT_SUSPENDED, &pb::TenantSuspended { reason: reason.clone(), at_us: at.0 })
             }
             Self::TenantResumed { at } => encode(TENANT_RESUMED, &pb::TenantResumed { at_us: at.0 }),
-            Self::RequestAdmitted { request, reserved, at } => encode(
-                REQUEST_ADMITTED,
-                &pb::RequestAdmitted {
-                    request_id: request.request_id.as_bytes().to_vec(),
-                    key_id: request.key_id.to_string(),
-                    model: request.model.clone(),
-                    upstream: request.upstream.clone(),
-                    upstream_model: request.upstream_model.clone(),
-                    prompt_tokens_max: request.prompt_tokens_max.0,
-                    completion_tokens_max: request.completion_tokens_max.0,
-                    price: price_to(request.price),
-                    reserved_nano_usd: reserved.0,
-                    deadline_us: request.deadline.0,
-                    streaming: request.streaming,
-                    at_us: at.0,
-                },
-            ),
-            Self::RequestSettled { settlement, cost, released, overrun, at } => encode(
-                REQUEST_SETTLED,
-                &pb::RequestSettled {
-                    request_id: settlement.request_id.as_bytes().to_vec(),
-                    outcome: outcome_to(settlement.outcome),
-                    usage: usage_to(settlement.usage),
-                    cost_nano_usd: cost.0,
-                    released_nano_usd: released.0,
-                    overrun_nano_usd: overrun.0,
-                    upstream_status: settlement.upstream_status,
-                    first_token_us: settlement.first_token.0,
-                    duration_us: settlement.duration.0,
-                    detail: settlement.detail.clone(),
-                    at_us: at.0,
-                },
-            ),
+            Self::RequestAdmitted { request, reserved, at } => {
+                encode(REQUEST_ADMITTED, &admitted_to(request, *reserved, *at))
+            }
+            Self::RequestSettled { settlement, cost, released, overrun, at } => {
+                encode(REQUEST_SETTLED, &settled_to(settlement, [*cost, *released, *overrun], *at))
+            }
             Self::ReservationExpired { request_id, released, at } => encode(
                 RESERVATION_EXPIRED,
                 &pb::ReservationExpired {
@@ -253,6 +226,41 @@ impl Stored for Event {
             }
             _ => administration_from(payload),
         }
+    }
+}
+
+fn admitted_to(request: &AdmitRequest, reserved: NanoUsd, at: TimestampUs) -> pb::RequestAdmitted {
+    pb::RequestAdmitted {
+        request_id: request.request_id.as_bytes().to_vec(),
+        key_id: request.key_id.to_string(),
+        model: request.model.clone(),
+        upstream: request.upstream.clone(),
+        upstream_model: request.upstream_model.clone(),
+        prompt_tokens_max: request.prompt_tokens_max.0,
+        completion_tokens_max: request.completion_tokens_max.0,
+        price: price_to(request.price),
+        reserved_nano_usd: reserved.0,
+        deadline_us: request.deadline.0,
+        streaming: request.streaming,
+        at_us: at.0,
+    }
+}
+
+/// Takes cost, released and overrun, in this order.
+fn settled_to(settlement: &SettleRequest, money: [NanoUsd; 3], at: TimestampUs) -> pb::RequestSettled {
+    let [cost, released, overrun] = money;
+    pb::RequestSettled {
+        request_id: settlement.request_id.as_bytes().to_vec(),
+        outcome: outcome_to(settlement.outcome),
+        usage: usage_to(settlement.usage),
+        cost_nano_usd: cost.0,
+        released_nano_usd: released.0,
+        overrun_nano_usd: overrun.0,
+        upstream_status: settlement.upstream_status,
+        first_token_us: settlement.first_token.0,
+        duration_us: settlement.duration.0,
+        detail: settlement.detail.clone(),
+        at_us: at.0,
     }
 }
 
