@@ -5,12 +5,9 @@
 
 use std::collections::HashMap;
 
-use actors_core::{
-    Decider,
-    tenant::{State, Tenant},
-};
+use actors_core::tenant::{self, State};
 use events_journal::{Direction, EventLog, Filter, ReadError, Recorded, log::READ_LIMIT_MAX};
-use events_model::{DecodeError, Position, Stored, Version, tenant::Event};
+use events_model::{DecodeError, Position, Stored, Version, envelope::StreamView, tenant::Event};
 
 /// All tenants after a pass.
 #[derive(Debug, Default)]
@@ -23,8 +20,7 @@ pub struct Scan {
     pub position: Position,
     /// Where a stream's state lies: one lookup a commit, no key made.
     places: HashMap<Box<str>, usize>,
-    /// `None` only while the state is away being folded: moving it out costs less than leaving a default behind.
-    states: Vec<Option<State>>,
+    states: Vec<State>,
 }
 
 /// Why a pass ended early.
@@ -66,7 +62,7 @@ impl Scan {
     }
 
     fn at(&self, place: usize) -> Option<&State> {
-        self.states.get(place).and_then(Option::as_ref)
+        self.states.get(place)
     }
 
     fn place(&mut self, stream: &str) -> usize {
@@ -74,7 +70,7 @@ impl Scan {
             return *place;
         }
         let place = self.states.len();
-        self.states.push(None);
+        self.states.push(State::default());
         self.places.insert(stream.into(), place);
         place
     }
@@ -85,20 +81,20 @@ impl Scan {
     /// Its envelope or one of its events does not decode; the tenant is as before that event.
     pub fn apply(&mut self, commit: &Recorded) -> Result<(), Error> {
         let position = commit.position;
-        let view = commit.view().map_err(|source| Error::Read { position, source })?;
+        let view = StreamView::parse(&commit.bytes)
+            .map_err(|source| Error::Read { position, source: ReadError::Decode { position, source } })?;
         self.commits += 1;
         self.position = position;
         if !view.stream.starts_with("tenant/") {
             return Ok(());
         }
         let place = self.place(view.stream);
-        let Some(slot) = self.states.get_mut(place) else { return Ok(()) };
-        let mut state = slot.take().unwrap_or_default();
+        let Some(state) = self.states.get_mut(place) else { return Ok(()) };
         let mut result = Ok(());
         for (version, event) in (view.first_version..).zip(view.events()) {
             match event.and_then(|event| Event::from_payload(event.payload)) {
                 Ok(event) => {
-                    state = Tenant::evolve(state, &event);
+                    tenant::apply(state, &event);
                     self.events += 1;
                 }
                 Err(source) => {
@@ -108,7 +104,6 @@ impl Scan {
                 }
             }
         }
-        *slot = Some(state);
         result
     }
 }

@@ -226,7 +226,11 @@ fn problems_are_exit_code_1_with_a_hint() {
     let at = server.url();
     let ended = run(directory.path(), &["tenant", "list", "--data", "d", "--server", &at]);
     assert_eq!(ended.code, Some(1));
-    assert!(ended.err.starts_with("error: [E0009] no admin token in d/admin-token\n  because: No such"), "{}", ended.err);
+    assert!(
+        ended.err.starts_with("error: [E0009] no admin token in d/admin-token\n  because: No such"),
+        "{}",
+        ended.err
+    );
     assert!(ended.err.contains("\n  hint: name the server's data directory with --data"), "{}", ended.err);
     let token = [("FREEHOLD_ADMIN_TOKEN", "0123456789abcdef")];
     let ended = run_with(directory.path(), &token, &["tenant", "list", "--server", &at]);

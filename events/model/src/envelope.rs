@@ -152,7 +152,7 @@ pub struct EventView<'a> {
 /// A commit as it lies in stored bytes: the envelope is read, payloads are not.
 #[derive(Debug, Clone, Copy)]
 pub struct CommitView<'a> {
-    bytes: &'a [u8],
+    pub(crate) bytes: &'a [u8],
     /// Idempotency key of the command.
     pub commit_id: &'a str,
     /// Whose decision it was.
@@ -215,13 +215,13 @@ impl<'a> CommitView<'a> {
     /// # Errors
     /// The bytes are not a commit.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, DecodeError> {
-        wire::parse(bytes)
+        wire::parse(bytes).map_err(DecodeError::from)
     }
 
     /// The events in order.
     pub fn events(&self) -> impl Iterator<Item = Result<EventView<'a>, DecodeError>> + use<'a> {
         let mut fields = Fields::new(self.bytes);
-        std::iter::from_fn(move || wire::next_event(&mut fields))
+        std::iter::from_fn(move || wire::next_event(&mut fields).map(|event| event.map_err(DecodeError::from)))
     }
 
     /// Version of the last event.
@@ -237,6 +237,33 @@ impl<'a> CommitView<'a> {
     /// When it was recorded.
     pub const fn recorded_at(&self) -> TimestampUs {
         TimestampUs(self.recorded_at)
+    }
+}
+
+/// As much of a stored commit as a fold needs; the rest is walked over, not validated.
+#[derive(Debug, Clone, Copy)]
+pub struct StreamView<'a> {
+    events: &'a [u8],
+    /// Whose decision it was.
+    pub stream: &'a str,
+    /// Version of the first event.
+    pub first_version: u64,
+}
+
+impl<'a> StreamView<'a> {
+    /// Reads the stream, the first version and where the events lie.
+    ///
+    /// # Errors
+    /// The bytes are not a commit.
+    pub fn parse(bytes: &'a [u8]) -> Result<Self, DecodeError> {
+        let (stream, first_version, events) = wire::parse_stream(bytes)?;
+        Ok(Self { events, stream, first_version })
+    }
+
+    /// The events in order.
+    pub fn events(&self) -> impl Iterator<Item = Result<EventView<'a>, DecodeError>> + use<'a> {
+        let mut fields = Fields::new(self.events);
+        std::iter::from_fn(move || wire::next_event(&mut fields).map(|event| event.map_err(DecodeError::from)))
     }
 }
 

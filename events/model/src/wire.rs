@@ -141,6 +141,24 @@ pub(crate) fn encode(commit: &Commit, out: &mut Vec<u8>) {
     put_u64(out, 4, context.routing_version.into());
 }
 
+/// A `DecodeError` without a text in it: small, so that walking fields moves and drops next to nothing.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Fault {
+    Truncated { field: u32 },
+    WireType { field: u32, wire_type: u32 },
+    Value { what: &'static str },
+}
+
+impl From<Fault> for DecodeError {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::Truncated { field } => Self::Truncated { field },
+            Fault::WireType { field, wire_type } => Self::WireType { field, wire_type },
+            Fault::Value { what } => Self::Value { what },
+        }
+    }
+}
+
 /// Walks the fields of one protobuf message.
 pub(crate) struct Fields<'a> {
     rest: &'a [u8],
@@ -160,83 +178,106 @@ impl<'a> Fields<'a> {
         Self { rest: bytes }
     }
 
-    pub(crate) fn next_field(&mut self) -> Result<Option<(u32, Value<'a>)>, DecodeError> {
+    // Left to itself the compiler keeps a call, with its result in memory, for each of some 40 fields a commit.
+    #[inline(always)]
+    pub(crate) fn next_field(&mut self) -> Result<Option<(u32, Value<'a>)>, Fault> {
         if self.rest.is_empty() {
             return Ok(None);
         }
         let key = self.varint(0)?;
-        let field = u32::try_from(key >> 3).map_err(|_| DecodeError::Truncated { field: 0 })?;
+        let field = u32::try_from(key >> 3).map_err(|_| Fault::Truncated { field: 0 })?;
         let value = match u32::try_from(key & 7).unwrap_or(0) {
             VARINT => Value::Varint(self.varint(field)?),
             BYTES => {
                 let len = self.varint(field)?;
-                let len = usize::try_from(len).map_err(|_| DecodeError::Truncated { field })?;
+                let len = usize::try_from(len).map_err(|_| Fault::Truncated { field })?;
                 Value::Bytes(self.take(field, len)?)
             }
             wire_type @ (FIXED64 | FIXED32) => {
                 self.take(field, if wire_type == FIXED64 { 8 } else { 4 })?;
                 Value::Other(wire_type)
             }
-            wire_type => return Err(DecodeError::WireType { field, wire_type }),
+            wire_type => return Err(Fault::WireType { field, wire_type }),
         };
         Ok(Some((field, value)))
     }
 
-    fn take(&mut self, field: u32, len: usize) -> Result<&'a [u8], DecodeError> {
-        let (taken, rest) = self.rest.split_at_checked(len).ok_or(DecodeError::Truncated { field })?;
+    #[inline(always)]
+    fn take(&mut self, field: u32, len: usize) -> Result<&'a [u8], Fault> {
+        let (taken, rest) = self.rest.split_at_checked(len).ok_or(Fault::Truncated { field })?;
         self.rest = rest;
         Ok(taken)
     }
 
-    fn varint(&mut self, field: u32) -> Result<u64, DecodeError> {
+    #[inline(always)]
+    fn varint(&mut self, field: u32) -> Result<u64, Fault> {
+        if let Some((byte, rest)) = self.rest.split_first()
+            && *byte < 0x80
+        {
+            self.rest = rest;
+            return Ok(u64::from(*byte));
+        }
+        self.long_varint(field)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn long_varint(&mut self, field: u32) -> Result<u64, Fault> {
         let mut value = 0_u64;
         for shift in (0..64).step_by(7) {
-            let (byte, rest) = self.rest.split_first().ok_or(DecodeError::Truncated { field })?;
+            let (byte, rest) = self.rest.split_first().ok_or(Fault::Truncated { field })?;
             self.rest = rest;
             value |= u64::from(byte & 0x7f) << shift;
             if byte & 0x80 == 0 {
                 return Ok(value);
             }
         }
-        Err(DecodeError::Truncated { field })
+        Err(Fault::Truncated { field })
     }
 }
 
 impl<'a> Value<'a> {
-    fn u64(self, field: u32) -> Result<u64, DecodeError> {
+    #[inline]
+    pub(crate) fn u64(self, field: u32) -> Result<u64, Fault> {
         match self {
             Self::Varint(value) => Ok(value),
-            Self::Bytes(_) => Err(DecodeError::WireType { field, wire_type: BYTES }),
-            Self::Other(wire_type) => Err(DecodeError::WireType { field, wire_type }),
+            Self::Bytes(_) => Err(Fault::WireType { field, wire_type: BYTES }),
+            Self::Other(wire_type) => Err(Fault::WireType { field, wire_type }),
         }
     }
 
-    fn u32(self, field: u32) -> Result<u32, DecodeError> {
-        u32::try_from(self.u64(field)?).map_err(|_| DecodeError::Truncated { field })
+    #[inline]
+    pub(crate) fn u32(self, field: u32) -> Result<u32, Fault> {
+        u32::try_from(self.u64(field)?).map_err(|_| Fault::Truncated { field })
     }
 
-    fn bytes(self, field: u32) -> Result<&'a [u8], DecodeError> {
+    #[inline]
+    pub(crate) fn bytes(self, field: u32) -> Result<&'a [u8], Fault> {
         match self {
             Self::Bytes(bytes) => Ok(bytes),
-            Self::Varint(_) => Err(DecodeError::WireType { field, wire_type: VARINT }),
-            Self::Other(wire_type) => Err(DecodeError::WireType { field, wire_type }),
+            Self::Varint(_) => Err(Fault::WireType { field, wire_type: VARINT }),
+            Self::Other(wire_type) => Err(Fault::WireType { field, wire_type }),
         }
     }
 
-    fn text(self, field: u32) -> Result<&'a str, DecodeError> {
-        std::str::from_utf8(self.bytes(field)?).map_err(|_| DecodeError::Value { what: "a text" })
+    #[inline]
+    pub(crate) fn text(self, field: u32) -> Result<&'a str, Fault> {
+        std::str::from_utf8(self.bytes(field)?).map_err(|_| Fault::Value { what: "a text" })
     }
 
-    fn uuid(self, field: u32) -> Result<[u8; 16], DecodeError> {
-        self.bytes(field)?.try_into().map_err(|_| DecodeError::Value { what: "a UUID" })
+    fn uuid(self, field: u32) -> Result<[u8; 16], Fault> {
+        self.bytes(field)?.try_into().map_err(|_| Fault::Value { what: "a UUID" })
     }
 }
 
 /// Reads the envelope; payloads stay as they are.
-pub(crate) fn parse(bytes: &[u8]) -> Result<CommitView<'_>, DecodeError> {
+pub(crate) fn parse(bytes: &[u8]) -> Result<CommitView<'_>, Fault> {
     let mut view = CommitView::over(bytes);
     let mut fields = Fields::new(bytes);
+    let mut before = bytes;
+    let mut events_end = bytes.len();
     while let Some((field, value)) = fields.next_field()? {
+        let start = std::mem::replace(&mut before, fields.rest);
         match field {
             1 => view.commit_id = value.text(field)?,
             2 => view.stream = value.text(field)?,
@@ -244,6 +285,10 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<CommitView<'_>, DecodeError> {
             4 => view.command = parse_command(value.bytes(field)?)?,
             5 => {
                 value.bytes(field)?;
+                if view.event_count == 0 {
+                    view.bytes = start;
+                }
+                events_end = fields.rest.len();
                 view.event_count = view.event_count.saturating_add(1);
             }
             6 => view.episode_id = value.uuid(field)?,
@@ -260,10 +305,33 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<CommitView<'_>, DecodeError> {
             _ => {}
         }
     }
+    // Only the fields from the first event to the last remain to be walked.
+    view.bytes = view.bytes.get(..view.bytes.len().saturating_sub(events_end)).unwrap_or_default();
     Ok(view)
 }
 
-fn parse_command(bytes: &[u8]) -> Result<PayloadView<'_>, DecodeError> {
+/// Reads what a fold needs: the stream, the first version, and where the events lie. Nothing else is validated.
+pub(crate) fn parse_stream(bytes: &[u8]) -> Result<(&str, u64, &[u8]), Fault> {
+    let (mut stream, mut first_version, mut events) = ("", 0, None);
+    let mut fields = Fields::new(bytes);
+    let (mut before, mut end) = (bytes, bytes.len());
+    while let Some((field, value)) = fields.next_field()? {
+        let start = std::mem::replace(&mut before, fields.rest);
+        match field {
+            2 => stream = value.text(field)?,
+            3 => first_version = value.u64(field)?,
+            5 => {
+                events.get_or_insert(start);
+                end = fields.rest.len();
+            }
+            _ => {}
+        }
+    }
+    let events = events.unwrap_or_default();
+    Ok((stream, first_version, events.get(..events.len().saturating_sub(end)).unwrap_or_default()))
+}
+
+fn parse_command(bytes: &[u8]) -> Result<PayloadView<'_>, Fault> {
     let mut command = PayloadView::default();
     let mut fields = Fields::new(bytes);
     while let Some((field, value)) = fields.next_field()? {
@@ -277,7 +345,7 @@ fn parse_command(bytes: &[u8]) -> Result<PayloadView<'_>, DecodeError> {
     Ok(command)
 }
 
-fn parse_context(bytes: &[u8]) -> Result<DecisionContext, DecodeError> {
+fn parse_context(bytes: &[u8]) -> Result<DecisionContext, Fault> {
     let mut context = DecisionContext::default();
     let mut fields = Fields::new(bytes);
     while let Some((field, value)) = fields.next_field()? {
@@ -293,7 +361,7 @@ fn parse_context(bytes: &[u8]) -> Result<DecisionContext, DecodeError> {
 }
 
 /// Reads one event of a commit; its payload stays as it is.
-pub(crate) fn parse_event(bytes: &[u8]) -> Result<EventView<'_>, DecodeError> {
+pub(crate) fn parse_event(bytes: &[u8]) -> Result<EventView<'_>, Fault> {
     let mut event = EventView::default();
     let mut fields = Fields::new(bytes);
     while let Some((field, value)) = fields.next_field()? {
@@ -309,7 +377,7 @@ pub(crate) fn parse_event(bytes: &[u8]) -> Result<EventView<'_>, DecodeError> {
 }
 
 /// The next event in what remains of a commit's fields.
-pub(crate) fn next_event<'a>(fields: &mut Fields<'a>) -> Option<Result<EventView<'a>, DecodeError>> {
+pub(crate) fn next_event<'a>(fields: &mut Fields<'a>) -> Option<Result<EventView<'a>, Fault>> {
     loop {
         match fields.next_field() {
             Ok(Some((5, value))) => return Some(value.bytes(5).and_then(parse_event)),

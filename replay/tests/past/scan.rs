@@ -57,6 +57,7 @@ fn every_tenant_ends_as_its_actor_left_it_and_the_speed_is_printed() {
 }
 
 /// Prints the best of some passes: with the reads of the memory log, and without.
+#[expect(clippy::print_stdout, reason = "the figure is what a benchmark is for")]
 fn print_speed(desk: &Desk, events: u64) {
     let commits = read_everything(&desk.log);
     let mut best = [Duration::MAX; 2];

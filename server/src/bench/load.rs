@@ -195,7 +195,8 @@ mod tests {
         let plain = br#"{"choices":[{"finish_reason":"stop"}],"usage":{"prompt_tokens":3,"completion_tokens":4}}"#;
         assert_eq!(check_plain(plain), Some(USAGE));
         assert_eq!(check_plain(&plain[..60]), None);
-        assert_eq!(check_plain(br#"{"choices":[{"finish_reason":null}],"usage":null}"#), None);
+        let unfinished = br#"{"choices":[{"finish_reason":null}],"usage":{"prompt_tokens":3,"completion_tokens":4}}"#;
+        assert_eq!(check_plain(unfinished), None);
         let head = "data: {\"choices\":[{\"finish_reason\":null}]}\n\n";
         let usage = "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":4}}\n\n";
         assert_eq!(check_stream(format!("{head}{usage}data: [DONE]\n\n").as_bytes()), Some(USAGE));

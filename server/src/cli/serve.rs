@@ -102,10 +102,14 @@ impl From<StartError> for Failure {
         let problem = problem.code(code);
         // What only another configuration mends is misuse: a supervisor need not start it again.
         match error {
-            StartError::Certificates { .. } | StartError::Upstream(_) | StartError::PriceBookRefused(_) => problem.misuse(),
+            StartError::Certificates { .. } | StartError::Upstream(_) | StartError::PriceBookRefused(_) => {
+                problem.misuse()
+            }
             StartError::Listen { .. } => problem.hint("name a free one with --http-listen or --grpc-listen; 0 chooses"),
             StartError::Open(OpenError::Locked { .. }) => problem.hint("stop that process, or name another --data"),
-            StartError::UpstreamKey(_) => problem.hint("set it, or take the upstream out; `freehold doctor` checks all"),
+            StartError::UpstreamKey(_) => {
+                problem.hint("set it, or take the upstream out; `freehold doctor` checks all")
+            }
             StartError::Open(
                 OpenError::Corrupt { .. } | OpenError::UnsupportedVersion { .. } | OpenError::Io { .. },
             )

@@ -62,6 +62,7 @@ async fn models_are_listed_for_those_who_have_a_key() {
     assert_eq!((&model["object"], &model["id"]), (&json!("model"), &json!("sim-small")));
     let unknown = world.get("/v1/models/nobody%0d%0ax:%20y").await;
     assert_eq!((unknown.status.as_u16(), &unknown.error()["code"]), (404, &json!("model_not_found")));
+    assert!(!unknown.error()["message"].as_str().unwrap().contains(['\r', '\n']));
     let stranger = world.send(Request::get(world.url("/v1/models")).body(Full::default()).unwrap()).await;
     assert_eq!((stranger.status.as_u16(), &stranger.error()["code"]), (401, &json!("invalid_api_key")));
     assert_eq!(stranger.header("www-authenticate"), "Bearer");

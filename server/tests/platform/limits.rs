@@ -84,6 +84,7 @@ async fn revoked_keys_and_strangers_are_401() {
         world.key = key;
         let reply = world.chat(&chat(5)).await;
         assert_eq!((reply.status.as_u16(), &reply.error()["code"]), (401, &json!("invalid_api_key")));
+        assert_eq!(world.get("/v1/models").await.status.as_u16(), 401);
     }
     assert_eq!(world.platform.head_position(), head, "nothing is recorded");
     let metrics = String::from_utf8(world.get("/metrics").await.body.to_vec()).unwrap();
@@ -130,5 +131,7 @@ async fn a_server_that_handles_as_many_as_it_can_says_so() {
     let held = world.open(&streamed(900, true)).await;
     let reply = world.chat(&chat(5)).await;
     assert_eq!((reply.status.as_u16(), reply.header("retry-after")), (503, "1"));
+    assert!(reply.error()["message"].as_str().unwrap().contains("as many requests as it can"));
+    assert_eq!(world.simulator.stats().requests, 1);
     drop(held);
 }

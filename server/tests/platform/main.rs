@@ -11,6 +11,7 @@
 )]
 
 mod bad_input;
+mod crowd;
 mod grpc;
 mod http;
 mod lifecycle;

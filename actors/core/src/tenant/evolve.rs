@@ -11,14 +11,15 @@ use super::{
 };
 use crate::calendar;
 
-pub(super) fn evolve(mut state: State, event: &Event) -> State {
+/// Folds one event into the state where it lies: a fold over a whole log moves no states.
+pub fn apply(state: &mut State, event: &Event) {
     match event {
         Event::TenantRegistered { display_name, plan, zone, at } => {
             state.status = Status::Active;
             state.display_name.clone_from(display_name);
             state.zone.clone_from(zone);
             state.registered_at = *at;
-            take_plan(&mut state, plan, *at);
+            take_plan(state, plan, *at);
         }
         Event::ApiKeyIssued { key_id, prefix, hash, label, at } => {
             let (prefix, label) = (prefix.clone(), label.clone());
@@ -30,7 +31,7 @@ pub(super) fn evolve(mut state: State, event: &Event) -> State {
                 key.revoked_at = Some(*at);
             }
         }
-        Event::PlanSet { plan, at } => take_plan(&mut state, plan, *at),
+        Event::PlanSet { plan, at } => take_plan(state, plan, *at),
         Event::BudgetSet { period, limit, .. } => {
             for window in state.windows.iter_mut().filter(|window| window.period == *period) {
                 window.limit = *limit;
@@ -38,12 +39,12 @@ pub(super) fn evolve(mut state: State, event: &Event) -> State {
         }
         Event::TenantSuspended { reason, .. } => state.status = Status::Suspended { reason: reason.clone() },
         Event::TenantResumed { .. } => state.status = Status::Active,
-        Event::RequestAdmitted { request, reserved, at } => admitted(&mut state, request, *reserved, *at),
+        Event::RequestAdmitted { request, reserved, at } => admitted(state, request, *reserved, *at),
         Event::RequestSettled { settlement, cost, overrun, at, .. } => {
-            settled(&mut state, settlement, *cost, *overrun, *at);
+            settled(state, settlement, *cost, *overrun, *at);
         }
         Event::ReservationExpired { request_id, at, .. } => {
-            if close(&mut state, *request_id, NanoUsd::ZERO, Tokens::ZERO, *at) {
+            if close(state, *request_id, NanoUsd::ZERO, Tokens::ZERO, *at) {
                 state.totals.expired = state.totals.expired.saturating_add(1);
             }
         }
@@ -52,7 +53,6 @@ pub(super) fn evolve(mut state: State, event: &Event) -> State {
             *refused = refused.saturating_add(*count);
         }
     }
-    state
 }
 
 fn take_plan(state: &mut State, plan: &Plan, at: TimestampUs) {

@@ -17,6 +17,7 @@ use events_model::{
 
 pub use self::{
     bucket::Bucket,
+    evolve::apply,
     state::{Key, Reservation, State, Status, Totals, Window},
 };
 use crate::{Context, Decider, Due};
@@ -171,8 +172,9 @@ impl Decider for Tenant {
         decide::decide(state, command, context)
     }
 
-    fn evolve(state: State, event: &Event) -> State {
-        evolve::evolve(state, event)
+    fn evolve(mut state: State, event: &Event) -> State {
+        evolve::apply(&mut state, event);
+        state
     }
 
     fn react(_state: &State, event: &Event) -> Vec<Effect> {

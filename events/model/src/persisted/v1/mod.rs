@@ -1,5 +1,6 @@
 //! Version 1 of the stored forms: protobuf messages of `freehold.log.v1`, converted by hand.
 
+mod hot;
 mod region;
 mod tenant;
 mod tenant_parts;

@@ -3,7 +3,7 @@
 use proto::log::v1 as pb;
 
 use super::{
-    SCHEMA_VERSION, decode, encode,
+    SCHEMA_VERSION, decode, encode, hot,
     tenant_parts::{
         admit_from, admit_to, hash_from, key_from, outcome_to, period_from, period_to, plan_from, plan_to, price_to,
         reason_from, reason_to, request_from, settle_from, settle_to, usage_to,
@@ -206,8 +206,8 @@ impl Stored for Event {
             return Err(unknown(payload.kind, payload.schema_version));
         }
         match payload.kind {
-            REQUEST_ADMITTED => admitted_from(decode(REQUEST_ADMITTED, payload.bytes)?),
-            REQUEST_SETTLED => settled_from(decode(REQUEST_SETTLED, payload.bytes)?),
+            REQUEST_ADMITTED => hot::admitted(payload.bytes),
+            REQUEST_SETTLED => hot::settled(payload.bytes),
             RESERVATION_EXPIRED => {
                 let message: pb::ReservationExpired = decode(RESERVATION_EXPIRED, payload.bytes)?;
                 Ok(Self::ReservationExpired {
@@ -312,41 +312,5 @@ fn administration_from(payload: PayloadView<'_>) -> Result<Event, DecodeError> {
             Event::TenantResumed { at: TimestampUs(message.at_us) }
         }
         kind => return Err(unknown(kind, payload.schema_version)),
-    })
-}
-
-fn admitted_from(message: pb::RequestAdmitted) -> Result<Event, DecodeError> {
-    let (reserved, at) = (NanoUsd(message.reserved_nano_usd), TimestampUs(message.at_us));
-    let request = admit_from(pb::AdmitRequest {
-        request_id: message.request_id,
-        key_id: message.key_id,
-        model: message.model,
-        upstream: message.upstream,
-        upstream_model: message.upstream_model,
-        prompt_tokens_max: message.prompt_tokens_max,
-        completion_tokens_max: message.completion_tokens_max,
-        price: message.price,
-        deadline_us: message.deadline_us,
-        streaming: message.streaming,
-    })?;
-    Ok(Event::RequestAdmitted { request, reserved, at })
-}
-
-fn settled_from(message: pb::RequestSettled) -> Result<Event, DecodeError> {
-    let settlement = settle_from(pb::SettleRequest {
-        request_id: message.request_id,
-        outcome: message.outcome,
-        usage: message.usage,
-        upstream_status: message.upstream_status,
-        first_token_us: message.first_token_us,
-        duration_us: message.duration_us,
-        detail: message.detail,
-    })?;
-    Ok(Event::RequestSettled {
-        settlement,
-        cost: NanoUsd(message.cost_nano_usd),
-        released: NanoUsd(message.released_nano_usd),
-        overrun: NanoUsd(message.overrun_nano_usd),
-        at: TimestampUs(message.at_us),
     })
 }

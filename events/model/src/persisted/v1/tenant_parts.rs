@@ -109,7 +109,7 @@ pub(super) fn plan_from(plan: Option<pb::Plan>) -> Result<Plan, DecodeError> {
         concurrency_max: plan.concurrency_max,
         weight: plan.weight,
         request_cost_max: NanoUsd(plan.request_cost_max_nano_usd),
-        budgets: plan.budgets.into_iter().map(budget).collect::<Result<_, _>>()?,
+        budgets: plan.budgets.into_iter().map(budget).collect::<Result<_, DecodeError>>()?,
     })
 }
 
