@@ -24,15 +24,22 @@ use crate::{
 };
 
 /// A segment that is written to.
+///
+/// Linux tells of a failed write-back once for each open of a file and takes the pages for clean from then on. So the
+/// filler has an open of its own: through the writer's it could take the news of a group that did not reach the disk,
+/// and the writer's barrier would succeed.
 #[derive(Debug)]
 pub(crate) struct Room {
     pub(crate) file: File,
+    filler: File,
     filled: AtomicU64,
 }
 
 impl Room {
-    pub(crate) const fn new(file: File, filled: u64) -> Self {
-        Self { file, filled: AtomicU64::new(filled) }
+    /// Takes the writer's open of the file at `path`.
+    pub(crate) fn new(file: File, path: &Path, filled: u64) -> io::Result<Self> {
+        let filler = OpenOptions::new().write(true).open(path)?;
+        Ok(Self { file, filler, filled: AtomicU64::new(filled) })
     }
 
     pub(crate) fn filled(&self) -> u64 {
@@ -46,8 +53,8 @@ impl Room {
             let from = self.filled();
             let step = (to - from).min(FILL_STEP_BYTES);
             let zeros = ZEROS.get(..usize::try_from(step).unwrap_or(0)).unwrap_or_default();
-            self.file.write_all_at(zeros, from)?;
-            self.file.sync_data()?;
+            self.filler.write_all_at(zeros, from)?;
+            self.filler.sync_data()?;
             self.filled.store(from + step, Ordering::Release);
         }
         Ok(())
@@ -96,7 +103,7 @@ enum Job {
 /// Creates a file with a little room.
 fn create(path: &Path, bytes: u64) -> io::Result<Room> {
     let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path)?;
-    let room = Room::new(file, 0);
+    let room = Room::new(file, path, 0)?;
     room.fill(bytes)?;
     Ok(room)
 }
@@ -110,8 +117,16 @@ pub(crate) fn create_first(log_dir: &Path, segment_bytes: u64) -> io::Result<Spa
 
 impl Filler {
     pub(crate) fn new(log_dir: PathBuf, segment_bytes: u64, active: Arc<Room>, used: u64) -> Self {
-        let state =
-            State { active, used, demand: 0, spare_demanded: false, spares_made: 0, spare: None, failed: None, stop: false };
+        let state = State {
+            active,
+            used,
+            demand: 0,
+            spare_demanded: false,
+            spares_made: 0,
+            spare: None,
+            failed: None,
+            stop: false,
+        };
         Self { log_dir, segment_bytes, state: Mutex::new(state), wake: Condvar::new(), done: Condvar::new() }
     }
 

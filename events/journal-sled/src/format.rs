@@ -17,10 +17,7 @@
 
 use events_model::envelope::COMMIT_BYTES_MAX;
 
-use crate::{
-    hash::HashKey,
-    limit::GROUP_BYTES_MAX,
-};
+use crate::{hash::HashKey, limit::GROUP_BYTES_MAX};
 
 pub(crate) const FORMAT_VERSION: u32 = 1;
 pub(crate) const HEADER_BYTES: usize = 64;

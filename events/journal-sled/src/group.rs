@@ -43,6 +43,28 @@ enum Answer {
     Conflict(AppendError),
 }
 
+/// The answers of a durable group.
+#[derive(Debug)]
+pub(crate) struct Answers(Vec<(Reply, Answer)>);
+
+impl Answers {
+    pub(crate) const fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub(crate) fn send(self) {
+        for (reply, answer) in self.0 {
+            let answer = match answer {
+                Answer::Durable(appended) => Ok(appended),
+                Answer::Known(known) => known,
+                Answer::Conflict(conflict) => Err(conflict),
+            };
+            // The caller may have dropped the receipt.
+            drop(reply.send(answer));
+        }
+    }
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Group {
@@ -170,17 +192,10 @@ impl Group {
         }
     }
 
-    /// Answers all, now that the group is durable.
-    pub(crate) fn answer(&mut self) {
-        for (reply, answer) in self.answers.drain(..) {
-            let answer = match answer {
-                Answer::Durable(appended) => Ok(appended),
-                Answer::Known(known) => known,
-                Answer::Conflict(conflict) => Err(conflict),
-            };
-            // The caller may have dropped the receipt.
-            drop(reply.send(answer));
-        }
+    /// Those to be answered, now that the group is durable.
+    pub(crate) fn take_answers(&mut self) -> Answers {
+        let room = Vec::with_capacity(self.answers.len());
+        Answers(std::mem::replace(&mut self.answers, room))
     }
 
     /// Answers all, now that the group has failed; returns how large it was, bytes.

@@ -166,3 +166,92 @@ impl Indexer {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+
+    use events_journal::{EventLog, contract, contract::fixture::tenant};
+    use events_model::{CommitId, Version};
+
+    use super::*;
+    use crate::{LocalStore, Options};
+
+    const COMMITS: u64 = 600;
+
+    /// A store whose index is all stored and merged: 600 commits, 2 a run, 8 runs of a level merged into one.
+    fn merged() -> (tempfile::TempDir, LocalStore) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = LocalStore::open(dir.path(), Options { segment_bytes: 16 * 1024, run_commits: 2 }).unwrap();
+        let stream = tenant("acme");
+        for version in 1..=COMMITS {
+            let commit = contract::commit(&stream, Version(version), &format!("c-{version}"), 1, 10);
+            contract::settle(store.append(Version(version - 1), commit)).unwrap();
+        }
+        assert!(store.handle.core().unwrap().indexer.stop(Duration::from_secs(20)));
+        let index = &store.library().index;
+        index.freeze(&mut index.live.write());
+        store_parts(index).unwrap();
+        while let Some(runs) = mergeable(index) {
+            merge_once(store.library(), &runs).unwrap();
+        }
+        (dir, store)
+    }
+
+    fn check(store: &LocalStore) {
+        let stream = tenant("acme");
+        for version in 1..=COMMITS {
+            let id = CommitId::new(&format!("c-{version}")).unwrap();
+            let found = store.find_commit(&stream, &id).unwrap().unwrap();
+            assert_eq!(found.view().unwrap().first_version, version);
+        }
+        assert!(store.find_commit(&stream, &CommitId::new("c-0").unwrap()).unwrap().is_none());
+        for (from, direction) in
+            [(1, events_journal::Direction::Forward), (COMMITS, events_journal::Direction::Backward)]
+        {
+            assert_eq!(store.read_stream(&stream, Version(from), direction, 1_000).unwrap().len() as u64, COMMITS);
+        }
+    }
+
+    #[test]
+    fn merged_runs_find_everything_and_leave_nothing_behind() {
+        let (_dir, store) = merged();
+        let index = &store.library().index;
+        let parts = Arc::clone(&index.live.read().parts);
+        let levels: Vec<u32> = parts
+            .iter()
+            .map(|part| match part {
+                Part::Stored(run) => run.info.level,
+                Part::Memory(_) => u32::MAX,
+            })
+            .collect();
+        assert!(levels.iter().all(|level| *level <= 3) && levels.contains(&2), "{levels:?}");
+        assert!(levels.is_sorted_by(|older, newer| older >= newer), "{levels:?}");
+        check(&store);
+        // What is in sled belongs to a run of the manifest.
+        let ranges: Vec<_> = index.manifest().runs.iter().map(crate::run::RunInfo::range).collect();
+        let keys = index.store.keys().unwrap();
+        let known = |key: &[u8]| {
+            key.len() != 25
+                || ranges.iter().any(|(from, to)| key[1..9] == from.to_be_bytes() && key[9..17] == to.to_be_bytes())
+        };
+        assert!(keys.iter().all(|key| known(key)));
+    }
+
+    #[test]
+    fn a_run_that_lost_a_piece_is_rebuilt_from_the_log() {
+        let (_dir, store) = merged();
+        let index = &store.library().index;
+        for kind in [crate::run::Kind::Commits, crate::run::Kind::Streams] {
+            let lost: Vec<_> = index.store.keys().unwrap().into_iter().filter(|key| key[0] == kind as u8).collect();
+            assert!(!lost.is_empty());
+            for key in &lost {
+                index.store.remove(key).unwrap();
+            }
+            check(&store);
+            let in_memory = index.live.read().parts.iter().any(|part| matches!(part, Part::Memory(_)));
+            assert!(in_memory, "{kind:?}");
+            store_parts(index).unwrap();
+            check(&store);
+        }
+    }
+}

@@ -30,15 +30,15 @@ mod run;
 mod run_store;
 
 mod clock;
+mod group;
 mod indexer;
+mod log;
 mod queue;
 mod read;
 mod recovery;
 mod snapshot;
 mod store;
 mod verify;
-mod group;
-mod log;
 mod writer;
 
 pub use error::OpenError;

@@ -42,6 +42,13 @@ pub(crate) const BLOB_CHUNK_BYTES: usize = 64 * 1024;
 pub(crate) const SLED_CACHE_BYTES: u64 = 32 * 1024 * 1024;
 /// Longest wait for more appends before a group is written.
 pub(crate) const LINGER_MAX: Duration = Duration::from_micros(50);
+/// Largest batch that is waited for: while a larger one is on its way to the disk, those that were answered meanwhile
+/// form the next, which keeps both the disk and the processors busy.
+pub(crate) const LINGER_LEN_MAX: usize = 64;
+/// Most answers the writer gives itself; waking more callers than this would delay the next group.
+pub(crate) const ANSWER_INLINE_LEN_MAX: usize = 32;
+/// Groups whose callers may still have to be woken; more make the writer wait.
+pub(crate) const ANSWER_GROUPS_MAX: usize = 8;
 /// First and longest pause between two attempts to go on after a failure of the disk.
 pub(crate) const RETRY_FIRST: Duration = Duration::from_millis(100);
 pub(crate) const RETRY_MAX: Duration = Duration::from_secs(1);

@@ -104,7 +104,7 @@ fn read_backward(library: &Library, from: u64, head: u64, filter: &Filter, limit
 
 impl EventLog for LocalStore {
     fn append(&self, expected: Version, commit: Commit) -> Receipt {
-        let Some(core) = &self.handle.core else {
+        let Some(core) = self.handle.core() else {
             return Receipt::ready(Err(AppendError::Refused(Refusal::ReadOnly)));
         };
         let bytes = match check(expected, &commit) {

@@ -17,7 +17,7 @@ use tokio::sync::oneshot;
 use crate::{
     clock,
     hash::Keys,
-    limit::{APPEND_QUEUE_BYTES_MAX, LINGER_MAX},
+    limit::{APPEND_QUEUE_BYTES_MAX, LINGER_LEN_MAX, LINGER_MAX},
 };
 
 /// Answers an append.
@@ -105,7 +105,7 @@ impl Queue {
             state.writer_sleeps = true;
             self.wake.wait(&mut state);
         }
-        if state.waiting.len() < last_len && matches!(state.gate, Gate::Open) {
+        if state.waiting.len() < last_len && last_len <= LINGER_LEN_MAX && matches!(state.gate, Gate::Open) {
             drop(state);
             let start = clock::now();
             while self.len.load(Ordering::Acquire) < last_len && start.elapsed() < LINGER_MAX {
@@ -152,5 +152,64 @@ impl Queue {
             self.wake.wait_for(&mut state, pause);
         }
         open(&state)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use events_journal::Receipt;
+
+    use super::*;
+
+    fn push(queue: &Queue, commit: Vec<u8>) -> Receipt {
+        let (reply, receipt) = Receipt::channel();
+        queue.push(Pending {
+            stream: StreamId::new("tenant/acme").unwrap(),
+            commit_id: CommitId::new("c").unwrap(),
+            keys: Keys::default(),
+            expected: 0,
+            last_version: 1,
+            commit,
+            body_crc: 0,
+            reply,
+        });
+        receipt
+    }
+
+    #[test]
+    fn a_full_queue_is_busy_by_number_and_by_bytes_and_has_room_when_it_was_taken() {
+        let queue = Queue::new();
+        let mut batch = VecDeque::new();
+        for len in [APPEND_QUEUE_LEN_MAX, APPEND_QUEUE_BYTES_MAX / (1024 * 1024)] {
+            let bytes = if len == APPEND_QUEUE_LEN_MAX { 0 } else { 1024 * 1024 };
+            let held: Vec<_> = (0..len).map(|_| push(&queue, vec![0; bytes])).collect();
+            let error = push(&queue, Vec::new()).wait().unwrap_err();
+            assert!(matches!(error, AppendError::Busy { waiting } if waiting == len), "{error}");
+            assert!(queue.take(&mut batch, 0));
+            assert_eq!((batch.len(), held.len()), (len, len));
+            batch.clear();
+        }
+    }
+
+    #[test]
+    fn a_refusing_queue_hands_out_what_waits_and_a_closed_one_stays_closed() {
+        let queue = Queue::new();
+        let waits = push(&queue, Vec::new());
+        let mut out = queue.refuse(&Refusal::DiskFull);
+        assert_eq!(out.len(), 1);
+        out.clear();
+        waits.wait().unwrap_err();
+        let error = push(&queue, Vec::new()).wait().unwrap_err();
+        assert!(matches!(error, AppendError::Refused(Refusal::DiskFull)), "{error}");
+        queue.accept();
+        let _accepted = push(&queue, Vec::new());
+        queue.close();
+        queue.accept();
+        let error = push(&queue, Vec::new()).wait().unwrap_err();
+        assert!(matches!(error, AppendError::Refused(Refusal::Closed)), "{error}");
+        let mut batch = VecDeque::new();
+        assert!(queue.take(&mut batch, 0), "what was accepted is still taken");
+        batch.clear();
+        assert!(!queue.take(&mut batch, 0));
     }
 }

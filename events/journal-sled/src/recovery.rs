@@ -188,8 +188,7 @@ fn add_group(index: &Index, group: &Group<'_>, repair: bool) -> Result<(), ReadE
         let Ok((header, offset, commit)) = frame else {
             continue;
         };
-        let location =
-            Location::new(group.place.ordinal, group.place.offset + (GROUP_HEADER_BYTES + offset) as u64);
+        let location = Location::new(group.place.ordinal, group.place.offset + (GROUP_HEADER_BYTES + offset) as u64);
         let added = next_added(index, &live, header.position, location, commit)?;
         live.push(header.position, first_of_segment, added);
         first_of_segment = false;
@@ -197,7 +196,10 @@ fn add_group(index: &Index, group: &Group<'_>, repair: bool) -> Result<(), ReadE
     index.advance(&mut live, group.end);
     let waiting = live.parts.iter().filter(|part| matches!(part, Part::Memory(_))).count();
     drop(live);
-    if repair && waiting > RUNS_WAITING_MAX && let Err(fault) = indexer::store_parts(index) {
+    if repair
+        && waiting > RUNS_WAITING_MAX
+        && let Err(fault) = indexer::store_parts(index)
+    {
         warn!(error = %fault, "the index cannot be stored, it stays in memory");
     }
     Ok(())
@@ -222,4 +224,3 @@ fn next_added(
     }
     Ok(Added { keys, last_version: view.last_version().0, location })
 }
-

@@ -81,7 +81,9 @@ impl Bloom {
     }
 
     pub(crate) fn may_hold(&self, spread: u64) -> bool {
-        self.blocks.get(self.block(spread)).is_some_and(|words| Self::bits(spread).all(|(word, bit)| words[word] & bit != 0))
+        self.blocks
+            .get(self.block(spread))
+            .is_some_and(|words| Self::bits(spread).all(|(word, bit)| words[word] & bit != 0))
     }
 }
 

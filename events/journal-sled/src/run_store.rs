@@ -7,7 +7,7 @@
 use std::{
     fs, io,
     panic::{AssertUnwindSafe, catch_unwind},
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -115,6 +115,10 @@ impl RunStore {
         let mut trees = self.trees.write();
         if trees.is_some() {
             return Ok(());
+        }
+        // sled would create the whole path: a data directory that was removed stays removed.
+        if !self.dir.parent().is_some_and(Path::is_dir) {
+            return Err(StoreFault::Sled(sled::Error::Io(io::ErrorKind::NotFound.into())));
         }
         let opened = self.open_trees().or_else(|fault| {
             if matches!(fault, StoreFault::Sled(sled::Error::Io(_))) {
@@ -292,6 +296,16 @@ impl RunStore {
     /// Throws all runs away.
     pub(crate) fn clear_runs(&self) -> Result<(), StoreFault> {
         self.with(|trees| trees.runs.clear())
+    }
+
+    #[cfg(test)]
+    pub(crate) fn keys(&self) -> Result<Vec<sled::IVec>, StoreFault> {
+        self.with(|trees| trees.runs.iter().keys().collect())
+    }
+
+    #[cfg(test)]
+    pub(crate) fn remove(&self, key: &[u8]) -> Result<(), StoreFault> {
+        self.with(|trees| trees.runs.remove(key)).map(drop)
     }
 
     pub(crate) fn size_on_disk(&self) -> u64 {

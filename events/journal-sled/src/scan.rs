@@ -206,3 +206,60 @@ pub(crate) fn tail(
     }
     Ok(garbage_end.map_or(Tail::Clean, Tail::Garbage))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{io::Write as _, path::PathBuf};
+
+    use super::*;
+    use crate::format::FrameHeader;
+
+    const KEY: [u8; 16] = [3; 16];
+
+    /// A group of one commit, and the checksum the next one chains to.
+    fn group(position: u64, chain: u32) -> (Vec<u8>, u32) {
+        let key = LogKey::new(KEY);
+        let mut payload = FrameHeader::encode(6, position, key.body_crc(b"commit")).to_vec();
+        payload.extend_from_slice(b"commit");
+        let (head, crc) = GroupHeader::over(&payload, position, 1, chain).encode(&key);
+        ([&head[..], &payload].concat(), crc)
+    }
+
+    /// Walks a segment of these groups; returns how many were good and what is said of the rest.
+    fn walk_over(groups: &[Vec<u8>]) -> (u64, &'static str, Tail) {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&[0; HEADER_BYTES]).unwrap();
+        groups.iter().for_each(|group| file.write_all(group).unwrap());
+        file.write_all(&[0; 100]).unwrap();
+        let (path, key, mut place) = (PathBuf::from("x.seg"), LogKey::new(KEY), Place::START);
+        let mut window = Window::new(&file, &path);
+        let stop = walk(&mut window, &key, &mut place, &mut |_| Ok(())).unwrap();
+        let tail = tail(&mut window, &key, &place, stop, &mut |_| {}).unwrap();
+        (place.position - 1, stop.reason, tail)
+    }
+
+    #[test]
+    fn a_group_that_does_not_follow_is_no_torn_tail() {
+        let (first, crc) = group(1, 0);
+        let second_at = (HEADER_BYTES + first.len()) as u64;
+        assert_eq!(walk_over(&[first.clone(), group(2, crc).0]), (2, "no group begins here", Tail::Clean));
+        let reason = "the group does not follow the one before";
+        // The right position behind another group, and another position behind the right group.
+        let spliced = walk_over(&[first.clone(), group(2, crc ^ 1).0]);
+        assert_eq!(spliced, (1, reason, Tail::LaterGroup(second_at)));
+        assert_eq!(walk_over(&[first.clone(), group(3, crc).0]), (1, reason, Tail::LaterGroup(second_at)));
+        // A stale group is garbage.
+        let end = second_at + first.len() as u64;
+        assert_eq!(walk_over(&[first.clone(), first]), (1, reason, Tail::Garbage(end)));
+    }
+
+    #[test]
+    fn a_segment_that_does_not_follow_is_refused() {
+        let place = Place { position: 7, chain: 5, ..Place::START };
+        let header = |first_position, chain| SegmentHeader { log_id: KEY, first_position, chain };
+        let path = Path::new("x.seg");
+        assert!(check_joint(path, &header(7, 5), &place).is_ok());
+        assert!(check_joint(path, &header(8, 5), &place).unwrap_err().to_string().contains("are missing before"));
+        assert!(check_joint(path, &header(7, 6), &place).unwrap_err().to_string().contains("does not follow"));
+    }
+}

@@ -5,7 +5,7 @@ use std::{
     io::{self, Read as _, Seek as _, Write as _},
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, mpsc::sync_channel},
     thread::JoinHandle,
     time::Duration,
 };
@@ -21,9 +21,10 @@ use crate::{
     error::{OpenError, corrupt, open_io},
     filler::{Filler, Room, create_first},
     format::LogKey,
+    group::Answers,
     index::Index,
     indexer::Indexer,
-    limit::Options,
+    limit::{ANSWER_GROUPS_MAX, Options},
     queue::Queue,
     read::Library,
     recovery,
@@ -100,17 +101,21 @@ pub(crate) struct Core {
 
 #[derive(Debug)]
 struct Threads {
+    answerer: JoinHandle<()>,
     writer: JoinHandle<()>,
     filler: JoinHandle<()>,
     indexer: JoinHandle<()>,
 }
 
 #[derive(Debug)]
+enum Mode {
+    Writing(Arc<Core>),
+    Reading(Box<Library>),
+}
+
+#[derive(Debug)]
 pub(crate) struct Handle {
-    /// `None` = read-only.
-    pub(crate) core: Option<Arc<Core>>,
-    /// Only for a reader: its own library.
-    reader: Option<Library>,
+    mode: Mode,
     threads: Mutex<Option<Threads>>,
     pub(crate) head: watch::Receiver<Position>,
     pub(crate) health: watch::Receiver<Health>,
@@ -165,11 +170,12 @@ fn lock(dir: &Path) -> Result<File, OpenError> {
         Err(TryLockError::Error(error)) => return Err(open_io("lock", &path)(error)),
     }
     let write_pid = |file: &mut File| {
-        file.set_len(0)?;
         file.rewind()?;
-        writeln!(file, "{}", std::process::id())
+        // Ten characters whatever the number is, so that nothing of an older one is left behind it.
+        writeln!(file, "{:<10}", std::process::id())
     };
-    write_pid(&mut file).map_err(open_io("write", &path))?;
+    // The lock holds without the number, also on a full disk.
+    drop(write_pid(&mut file));
     Ok(file)
 }
 
@@ -243,8 +249,7 @@ impl LocalStore {
         core.indexer.wake();
         let opening = opening(&replayed, firsts.len(), start.elapsed());
         let handle = Handle {
-            core: Some(core),
-            reader: None,
+            mode: Mode::Writing(core),
             threads: Mutex::new(Some(threads)),
             head,
             health,
@@ -271,8 +276,7 @@ impl LocalStore {
         let index = Index::new(key, store, firsts.clone(), usize::MAX);
         let replayed = recovery::replay(&files, &index, false)?;
         let handle = Handle {
-            core: None,
-            reader: Some(Library::new(files, index)),
+            mode: Mode::Reading(Box::new(Library::new(files, index))),
             threads: Mutex::new(None),
             head: watch::channel(Position(replayed.place.position - 1)).1,
             health: watch::channel(Health::Refusing(Refusal::ReadOnly)).1,
@@ -343,34 +347,44 @@ fn opening(replayed: &recovery::Replayed, segments: usize, duration: Duration) -
 fn open_room(path: &Path) -> Result<Arc<Room>, OpenError> {
     let file = OpenOptions::new().read(true).write(true).open(path).map_err(open_io("open", path))?;
     let filled = file.metadata().map_err(open_io("read", path))?.len();
-    Ok(Arc::new(Room::new(file, filled)))
+    Ok(Arc::new(Room::new(file, path, filled).map_err(open_io("open", path))?))
 }
 
 fn start_threads(core: &Arc<Core>, writer: Writer) -> io::Result<Threads> {
     let thread = |name: &str| std::thread::Builder::new().name(name.to_owned());
     let (filler, indexer) = (Arc::clone(core), Arc::clone(core));
+    // The answerer ends when the writer, which owns the sender, does.
+    let (answers, answered) = sync_channel(ANSWER_GROUPS_MAX);
     Ok(Threads {
         filler: thread("log-filler").spawn(move || filler.filler.run())?,
         indexer: thread("log-indexer").spawn(move || indexer.indexer.run(&indexer.library))?,
-        writer: thread("log-writer").spawn(move || writer.run())?,
+        answerer: thread("log-answerer").spawn(move || answered.into_iter().for_each(Answers::send))?,
+        writer: thread("log-writer").spawn(move || writer.run(answers))?,
     })
 }
 
 impl Handle {
     pub(crate) fn library(&self) -> &Library {
-        match (&self.core, &self.reader) {
-            (Some(core), _) => &core.library,
-            (None, Some(reader)) => reader,
-            (None, None) => unreachable!("a handle has one of them"),
+        match &self.mode {
+            Mode::Writing(core) => &core.library,
+            Mode::Reading(library) => library,
+        }
+    }
+
+    /// `None` = read-only.
+    pub(crate) const fn core(&self) -> Option<&Arc<Core>> {
+        match &self.mode {
+            Mode::Writing(core) => Some(core),
+            Mode::Reading(_) => None,
         }
     }
 
     fn close(&self) {
-        let (Some(core), Some(threads)) = (&self.core, self.threads.lock().take()) else {
+        let (Some(core), Some(threads)) = (self.core(), self.threads.lock().take()) else {
             return;
         };
         core.queue.close();
-        let joined = threads.writer.join();
+        let joined = threads.writer.join().and(threads.answerer.join());
         core.filler.stop();
         let joined = joined.and(threads.filler.join());
         core.library.index.freeze(&mut core.library.index.live.write());

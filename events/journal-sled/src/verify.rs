@@ -58,8 +58,7 @@ pub fn verify(dir: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<Verified
         let path = files.path(*first);
         all_bytes += std::fs::metadata(&path).map_err(read_io(path.display().to_string()))?.len();
     }
-    let mut check =
-        Check { key, heads: HashMap::with_hasher(seed(key.hash)), verified: Verified::default() };
+    let mut check = Check { key, heads: HashMap::with_hasher(seed(key.hash)), verified: Verified::default() };
     let mut place = Place::START;
     for (index, first) in firsts.iter().enumerate() {
         let path = files.path(*first);
@@ -143,4 +142,3 @@ impl Check {
         Ok(())
     }
 }
-

@@ -11,7 +11,10 @@ use std::{
     fs, io,
     os::unix::fs::{FileExt, MetadataExt},
     path::PathBuf,
-    sync::Arc,
+    sync::{
+        Arc,
+        mpsc::{SendError, SyncSender},
+    },
 };
 
 use events_journal::{AppendError, Health, Refusal};
@@ -23,8 +26,8 @@ use crate::{
     error::refusal,
     filler::Room,
     format::{GROUP_HEADER_BYTES, GroupHeader},
-    group::Group,
-    limit::{RETRY_FIRST, RETRY_MAX},
+    group::{Answers, Group},
+    limit::{ANSWER_INLINE_LEN_MAX, RETRY_FIRST, RETRY_MAX},
     queue::Pending,
     scan::Place,
     segment::{Window, install},
@@ -71,6 +74,15 @@ fn links(file: &fs::File) -> io::Result<u64> {
     file.metadata().map(|metadata| metadata.nlink())
 }
 
+/// Answers few callers here and leaves many to the thread that does nothing else.
+fn answer(answers: Answers, thread: &SyncSender<Answers>) {
+    if answers.len() <= ANSWER_INLINE_LEN_MAX {
+        answers.send();
+    } else if let Err(SendError(answers)) = thread.send(answers) {
+        answers.send();
+    }
+}
+
 /// The writer's thread and its state.
 #[derive(Debug)]
 pub(crate) struct Writer {
@@ -99,7 +111,13 @@ impl Writer {
     }
 
     /// Works until the queue is closed and empty, then leaves the trailer.
-    pub(crate) fn run(mut self) {
+    pub(crate) fn run(self, answers: SyncSender<Answers>) {
+        let health = self.health.clone();
+        self.work(&answers);
+        health.send_replace(Health::Refusing(Refusal::Closed));
+    }
+
+    fn work(mut self, answers: &SyncSender<Answers>) {
         let mut batch = VecDeque::new();
         let mut last_len = 0;
         while self.core.queue.take(&mut batch, last_len) {
@@ -107,7 +125,7 @@ impl Writer {
             while !batch.is_empty() {
                 self.group.form(&self.core.library, self.place.position, &mut batch);
                 match self.write_group() {
-                    Ok(()) => self.group.answer(),
+                    Ok(()) => answer(self.group.take_answers(), answers),
                     Err(failure) => {
                         if !self.fail(failure, &mut batch) {
                             return;
@@ -120,7 +138,6 @@ impl Writer {
             // The next start reads the tail as after a crash.
             info!(error = %error, "no clean end could be written");
         }
-        self.health.send_replace(Health::Refusing(Refusal::Closed));
     }
 
     fn write_group(&mut self) -> Result<(), Failure> {
@@ -221,8 +238,9 @@ impl Writer {
             match self.recover(bytes) {
                 Ok(()) => {
                     info!(position = self.place.position - 1, "the log accepts commits again");
-                    self.health.send_replace(Health::Accepting);
+                    // In this order: who waits for the word may append at once.
                     self.core.queue.accept();
+                    self.health.send_replace(Health::Accepting);
                     return true;
                 }
                 Err(error) => {
@@ -235,7 +253,6 @@ impl Writer {
                 }
             }
         }
-        self.health.send_replace(Health::Refusing(Refusal::Closed));
         false
     }
 
@@ -278,7 +295,7 @@ impl Writer {
         let filled = there.len();
         // Whatever follows the last group in that copy is not ours.
         self.dirty_end = filled;
-        self.room = Arc::new(Room::new(file, filled));
+        self.room = Arc::new(Room::new(file, &self.path, filled)?);
         self.core.filler.activate(Arc::clone(&self.room), self.place.offset);
         self.core.library.files.forget();
         self.core.keep_lock(lock);

@@ -14,7 +14,7 @@ fn what_fsync_covered_holds_everything_that_was_acknowledged() -> anyhow::Result
     let (mut dice, rounds) = (Dice::for_test("power"), dice::rounds(20));
     let report = power::run(Path::new(CHILD), dir.path(), &mut dice, rounds)?;
     eprintln!("power: {rounds} rounds, {report:?}");
-    assert!(report.acknowledged > 0 && report.stray_units > 0, "{report:?} shows too little");
+    assert!(report.acknowledged > 0, "{report:?} shows too little");
     Ok(())
 }
 

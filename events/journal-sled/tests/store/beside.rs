@@ -1,7 +1,4 @@
 //! Other processes and other handles: the lock, readers beside a writer, a directory that goes away.
-#![expect(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests may panic and measure their patience")]
-
-mod kit;
 
 use std::{
     fs,
@@ -10,16 +7,21 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::kit::{append, fill, read_all};
 use events_journal::{AppendError, EventLog, Health, Outcome, Refusal};
 use events_journal_sled::{LocalStore, OpenError, Options, verify};
-use kit::{append, fill, read_all};
 
 const TINY: Options = Options { segment_bytes: 4_096, run_commits: 5 };
 const CHILD: &str = "FREEHOLD_LOCK_CHILD";
 const WAIT_MAX: Duration = Duration::from_secs(20);
 
+#[expect(clippy::disallowed_methods, reason = "measures how long a test waits")]
+fn now() -> Instant {
+    Instant::now()
+}
+
 fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    let start = Instant::now();
+    let start = now();
     while !condition() {
         assert!(start.elapsed() < WAIT_MAX, "waited {WAIT_MAX:?} for {what}");
         std::thread::yield_now();
@@ -49,7 +51,7 @@ fn another_process_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let _store = LocalStore::open(dir.path(), TINY).unwrap();
     let child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "child_that_tries_to_open", "--nocapture"])
+        .args(["--exact", "beside::child_that_tries_to_open", "--nocapture"])
         .env(CHILD, dir.path())
         .stdout(Stdio::piped())
         .output()
@@ -105,7 +107,7 @@ fn a_removed_directory_is_named_and_nothing_is_acknowledged() {
     assert_eq!(store.head_position().0, 5);
     assert!(!dir.path().join("log").exists());
     store.close();
-    assert!(!dir.path().join("log").exists());
+    assert!(!dir.path().exists());
 }
 
 #[test]
@@ -115,7 +117,7 @@ fn a_directory_that_comes_back_is_used_again() {
     fill(&store, 20, 300);
     // A copy, so that it is another file that comes back.
     fs::create_dir(aside.path().join("log")).unwrap();
-    for path in kit::segments(dir.path()) {
+    for path in crate::kit::segments(dir.path()) {
         fs::copy(&path, aside.path().join("log").join(path.file_name().unwrap())).unwrap();
     }
     fs::remove_dir_all(dir.path().join("log")).unwrap();
@@ -136,14 +138,14 @@ fn a_copy_that_lacks_acknowledged_commits_is_not_taken() {
     let store = LocalStore::open(dir.path(), Options::default()).unwrap();
     fill(&store, 3, 100);
     fs::create_dir(aside.path().join("log")).unwrap();
-    let path = kit::segments(dir.path()).remove(0);
+    let path = crate::kit::segments(dir.path()).remove(0);
     fs::copy(&path, aside.path().join("log").join(path.file_name().unwrap())).unwrap();
     append(&store, "s0", 2, "newer", 100).unwrap();
     fs::remove_dir_all(dir.path().join("log")).unwrap();
     append(&store, "s0", 3, "lost", 10).unwrap_err();
     fs::rename(aside.path().join("log"), dir.path().join("log")).unwrap();
     let health = store.watch_health();
-    let start = Instant::now();
+    let start = now();
     while start.elapsed() < Duration::from_millis(400) {
         assert_ne!(*health.borrow(), Health::Accepting);
         std::thread::yield_now();
@@ -155,11 +157,11 @@ fn a_closed_store_refuses_and_still_reads() {
     let dir = tempfile::tempdir().unwrap();
     let store = LocalStore::open(dir.path(), TINY).unwrap();
     fill(&store, 30, 50);
-    let expected = kit::answers(&store);
+    let expected = crate::kit::answers(&store);
     store.close();
     store.close();
     let error = append(&store, "s0", 11, "late", 1).unwrap_err();
     assert!(matches!(error, AppendError::Refused(Refusal::Closed)), "{error}");
-    assert_eq!(kit::answers(&store), expected);
+    assert_eq!(crate::kit::answers(&store), expected);
     assert!(store.watch_head().has_changed().is_err(), "subscriptions end");
 }

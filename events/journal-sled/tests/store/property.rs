@@ -1,7 +1,4 @@
 //! Random work with tiny segments and runs, random reopening and a vanishing index, against the memory log.
-#![expect(clippy::unwrap_used, reason = "tests may panic")]
-
-mod kit;
 
 use std::sync::Arc;
 
@@ -13,13 +10,27 @@ use proptest::prelude::*;
 #[derive(Debug, Clone)]
 enum Step {
     /// Stream, events, bytes, episode; `stale` expects a version too low, `again` repeats an old commit id.
-    Append { stream: u8, events: usize, bytes: usize, episode: u8, stale: bool, again: Option<u8> },
+    Append {
+        stream: u8,
+        events: usize,
+        bytes: usize,
+        episode: u8,
+        stale: bool,
+        again: Option<u8>,
+    },
     Reopen,
     ReopenWithoutIndex,
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let append = (0..5_u8, 1..4_usize, 0..900_usize, 0..6_u8, prop::bool::weighted(0.1), prop::option::weighted(0.15, any::<u8>()))
+    let append = (
+        0..5_u8,
+        1..4_usize,
+        0..900_usize,
+        0..6_u8,
+        prop::bool::weighted(0.1),
+        prop::option::weighted(0.15, any::<u8>()),
+    )
         .prop_map(|(stream, events, bytes, episode, stale, again)| Step::Append {
             stream,
             events,

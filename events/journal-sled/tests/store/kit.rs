@@ -1,6 +1,4 @@
 //! What the tests of the local store share: small commits, and all answers of a log as one value.
-#![expect(clippy::unwrap_used, reason = "tests may panic")]
-#![allow(dead_code, clippy::allow_attributes, clippy::allow_attributes_without_reason)]
 
 use std::{
     collections::BTreeSet,
@@ -15,7 +13,13 @@ use events_journal_sled::LocalStore;
 use events_model::{CommitId, EpisodeId, Position, StreamId, Version};
 
 /// Appends one commit of one event.
-pub(crate) fn append(store: &LocalStore, stream: &str, version: u64, id: &str, bytes: usize) -> Result<Appended, AppendError> {
+pub(crate) fn append(
+    store: &LocalStore,
+    stream: &str,
+    version: u64,
+    id: &str,
+    bytes: usize,
+) -> Result<Appended, AppendError> {
     let commit = contract::commit(&tenant(stream), Version(version), id, 1, bytes);
     contract::settle(store.append(Version(version - 1), commit))
 }
