@@ -7,7 +7,7 @@
 mod error;
 mod upstreams;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{fs, net::SocketAddr, os::unix::fs::DirBuilderExt as _, path::Path, sync::Arc, time::Duration};
 
 use actors_core::{
     region::{Region, State as RegionState},
@@ -27,12 +27,13 @@ use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
 pub use self::error::StartError;
+pub(crate) use self::error::io_code;
 use crate::{
     auth::{Pepper, entropy, secret_file},
-    config::Config,
+    config::{Config, Secret},
     grpc, http,
     metrics::Metrics,
-    model_path::{ModelPath, Parts, Routing, chain},
+    model_path::{ModelPath, Parts, Routing, chain, overdue_grace},
     readiness::Readiness,
     recovery,
     shutdown::{self, Stop},
@@ -40,6 +41,8 @@ use crate::{
 
 /// Version of the policies in force; there is one set of them so far.
 const POLICY_VERSION: u32 = 1;
+/// Mode of a data directory that the start creates: secrets and texts of tenants lie in it.
+const PRIVATE: u32 = 0o700;
 /// Longest wait, at the end, for connections that have nothing left to do, for read models to catch up, and for tasks
 /// that were told to stop.
 const END_WAIT: Duration = Duration::from_secs(2);
@@ -99,11 +102,20 @@ impl Platform {
     /// # Errors
     /// What could not be opened, bound or recorded; nothing is left running.
     pub async fn start(config: Config) -> Result<Self, StartError> {
+        Self::start_with(config, None).await
+    }
+
+    /// Like [`start`](Self::start), with an operator's token that is in force instead of the data directory's, which
+    /// is written all the same.
+    ///
+    /// # Errors
+    /// Like those of `start`; and the token cannot be one.
+    pub async fn start_with(config: Config, admin_token: Option<Secret>) -> Result<Self, StartError> {
         let clients = upstreams::clients(&config.upstreams, config.requests.in_flight_max)?;
         let metrics = Metrics::new().map_err(StartError::Metrics)?;
         let opened = {
             let config = config.clone();
-            spawn_blocking(move || Ground::open(&config))
+            spawn_blocking(move || Ground::open(&config, admin_token))
         };
         let ground = opened.await.map_err(StartError::Task)??;
         let http_listener = listen("HTTP", config.http.listen).await?;
@@ -273,6 +285,8 @@ impl Platform {
             zone: config.zone.clone(),
             inputs,
             message_bytes_max: config.http.body_bytes_max,
+            connections_max: config.http.connections_max,
+            begin_timeout: config.http.header_timeout,
         });
         let (tasks, stop) = (self.tasks.clone(), self.stop.clone());
         self.tasks.spawn(async move {
@@ -304,13 +318,17 @@ impl Drop for Platform {
 
 impl Ground {
     /// Opens the data directory. Blocks.
-    fn open(config: &Config) -> Result<Self, StartError> {
+    fn open(config: &Config, admin_token: Option<Secret>) -> Result<Self, StartError> {
+        if admin_token.as_ref().is_some_and(|token| !secret_file::is_admin_token(token.expose())) {
+            return Err(StartError::AdminTokenVariable);
+        }
+        create_private(&config.data);
         let options = Options { segment_bytes: config.log.segment_bytes, ..Options::default() };
         let store = LocalStore::open(&config.data, options).map_err(StartError::Open)?;
         let opening = store.opening();
         info!(commits = opening.commits, replayed = opening.replayed, us = opening.duration_us, "log opened");
         if let Some(cut) = &opening.cut {
-            warn!(file = cut.file, offset = cut.offset, bytes = cut.bytes, "torn tail cut, nobody was told of it");
+            warn!(file = cut.file, offset = cut.offset, bytes = cut.bytes, "torn tail cut, there is no sign that anybody was told of it");
         }
         let head = store.head_position();
         let token = secret_file::admin_token(&config.data).map_err(StartError::AdminToken)?;
@@ -335,7 +353,7 @@ impl Ground {
             clock: Arc::new(clock),
             ids: Arc::new(ids),
             pepper: Pepper::new(&pepper.secret),
-            admin_token: token.secret,
+            admin_token: admin_token.map_or(token.secret, |token| token.expose().to_owned()),
             started_at,
         })
     }
@@ -346,6 +364,7 @@ impl Ground {
             idle_after: config.actors.idle_after,
             snapshot_every: config.actors.snapshot_every,
             arbiters: config.actors.arbiters,
+            overdue_grace: overdue_grace(config.requests.reservation_grace),
             region: config.region.clone(),
         };
         // One region has one actor.
@@ -379,6 +398,13 @@ impl Ground {
         let opened = spawn_blocking(move || Runner::open(log, snapshots, projections::Options::default()));
         opened.await.map_err(StartError::Task)
     }
+}
+
+/// Creates a directory that only its owner enters; one that exists stays as it is.
+fn create_private(directory: &Path) {
+    let parents = directory.parent().map_or(Ok(()), fs::create_dir_all);
+    // Whatever refuses this refuses the opening of the log, which says so with its number.
+    drop(parents.and_then(|()| fs::DirBuilder::new().mode(PRIVATE).create(directory)));
 }
 
 /// Gives a read model a thread of its own: its future stays on one thread.

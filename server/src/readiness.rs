@@ -6,13 +6,23 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use events_journal::{EventLog, Health};
+use events_journal::{EventLog, Health, Refusal};
 use projections::{Reader, tenants::Tenants};
 
 use crate::shutdown::Stop;
 
 /// Most commits that the read models may be behind the log.
 pub const LAG_COMMITS_MAX: u64 = 50_000;
+
+/// The number of the page in `docs/errors` about a log that accepts nothing, if there is one.
+pub(crate) const fn refusal_code(refusal: &Refusal) -> Option<&'static str> {
+    match refusal {
+        Refusal::DiskFull => Some("E0003"),
+        Refusal::ReadOnly => Some("E0004"),
+        Refusal::DirectoryRemoved => Some("E0005"),
+        Refusal::Disk(_) | Refusal::Closed => None,
+    }
+}
 
 /// Knows whether everything a request needs is there.
 #[derive(Debug, Clone)]
@@ -43,7 +53,8 @@ impl Readiness {
             obstacles.push("the server is shutting down".to_owned());
         }
         if let Health::Refusing(refusal) = &*self.log.watch_health().borrow() {
-            obstacles.push(format!("the log accepts no commits: {refusal}"));
+            let code = refusal_code(refusal).map(|code| format!("[{code}] ")).unwrap_or_default();
+            obstacles.push(format!("{code}the log accepts no commits: {refusal}"));
         }
         if self.projections_failed.load(Ordering::Acquire) {
             obstacles.push("a read model has stopped".to_owned());

@@ -85,13 +85,15 @@ pub(crate) async fn run(path: ModelPath, readers: Readers, started_at: Timestamp
 /// The open reservations of a tenant that were made before this process started.
 async fn orphans(path: &ModelPath, stream: &StreamId, started_at: TimestampUs) -> Result<Vec<Orphan>, Unavailable> {
     let of = stream.clone();
+    let ask_until = started_at.after(path.routing().overdue_grace());
     let find = move |state: &actors_core::tenant::State| {
         let open = state.reservations.iter().filter(|(_, held)| held.admitted_at < started_at);
         let orphans = open.map(|(request_id, held)| Orphan {
             stream: of.clone(),
             request_id: *request_id,
             upstream: held.upstream.clone(),
-            deadline: held.deadline,
+            // Overdue ones are kept a while after a start for this.
+            deadline: held.deadline.max(ask_until),
         });
         orphans.collect()
     };

@@ -62,7 +62,12 @@ struct Server {
 
 impl Server {
     fn start(directory: &Path, arguments: &[&str]) -> Self {
-        let mut child = command(directory).args(arguments).stdout(Stdio::piped()).spawn().unwrap();
+        Self::start_with(directory, &[], arguments)
+    }
+
+    fn start_with(directory: &Path, variables: &[(&str, &str)], arguments: &[&str]) -> Self {
+        let mut command = command(directory);
+        let mut child = command.envs(variables.iter().copied()).args(arguments).stdout(Stdio::piped()).spawn().unwrap();
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
         let mut line = String::new();
         stdout.read_line(&mut line).unwrap();
@@ -238,6 +243,29 @@ fn problems_are_exit_code_1_with_a_hint() {
 }
 
 #[test]
+fn the_admin_token_of_the_environment_is_in_force_instead_of_the_file() {
+    let directory = TempDir::new().unwrap();
+    let arguments = ["serve", "--json", "--data", "d", "--grpc-listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"];
+    let name = "FREEHOLD_ADMIN_TOKEN";
+    let ended = run_with(directory.path(), &[(name, "0123456789abcde")], &arguments);
+    assert_eq!(ended.code, Some(2), "{}", ended.err);
+    let says = "error: [E0009] FREEHOLD_ADMIN_TOKEN is not a token of 16 to 256 visible ASCII characters\n";
+    assert!(ended.err.contains(says) && !ended.err.contains("0123456789"), "{}", ended.err);
+    let token = [(name, "0123456789abcdef")];
+    let server = Server::start_with(directory.path(), &token, &arguments);
+    let mode = |path: &str| fs::metadata(directory.path().join(path)).unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode("d"), mode("d/admin-token")), (0o700, 0o600));
+    let list = ["tenant", "list", "--json", "--data", "d", "--server", &server.url()];
+    assert_eq!(run_with(directory.path(), &token, &list).json()["tenants"], Value::Array(Vec::new()));
+    let ended = run(directory.path(), &list);
+    assert!(ended.code == Some(1) && ended.err.starts_with("error: [E0009] "), "{}", ended.err);
+    let http = format!("http://{}", server.text("http"));
+    let ended = run(directory.path(), &["tenant", "list", "--data", "d", "--server", &http]);
+    assert!(ended.code == Some(1) && ended.err.starts_with("error: [E0010] what answers is no "), "{}", ended.err);
+    assert!(ended.err.contains("\n  hint: name the gRPC address with --server"), "{}", ended.err);
+}
+
+#[test]
 fn a_reader_that_goes_away_ends_a_command_quietly() {
     let directory = TempDir::new().unwrap();
     let mut child = command(directory.path())
@@ -409,7 +437,8 @@ fn the_log_is_read_beside_a_server_and_damage_is_found() {
     assert_eq!(settled.out.lines().count(), 1, "{}", settled.out);
     assert!(settled.out.contains("  SettleRequest -> RequestSettled  by system/"), "{}", settled.out);
     assert_eq!(log(&["cat", "--from", "2", "--limit", "2"]).out.lines().count(), 2);
-    assert_eq!(log(&["cat", "--tenant", "nobody"]).out, "");
+    let none = log(&["cat", "--type", "Nope"]);
+    assert_eq!((none.code, none.out.as_str(), none.err.as_str()), (Some(0), "", "no commit matches\n"));
     assert_eq!(log(&["verify", "--json"]).json()["commits"], commits);
     server.signal(Signal::TERM);
     assert_eq!(server.ended().0, Some(0));

@@ -1,7 +1,8 @@
-//! Repository rules as code: `cargo xtask <codegen|layers|tidy|setup|test>`. See CONTRIBUTING.md.
+//! Repository rules as code: `cargo xtask <codegen|layers|tidy|setup|test|cold>`. See CONTRIBUTING.md.
 
 mod cargo;
 mod codegen;
+mod cold;
 mod layers;
 mod report;
 mod setup;
@@ -38,6 +39,8 @@ enum Task {
     Tidy,
     /// Install what the end-to-end tests need, below the target directory.
     Setup,
+    /// Clone, build the release binary from nothing and start `dev`; print what it took.
+    Cold,
     /// Run everything CI runs.
     Test {
         /// Only fmt, layers, tidy and clippy.
@@ -61,6 +64,7 @@ fn perform(root: &Path) -> Result<ExitCode> {
         Task::Layers => layers::run(root)?,
         Task::Tidy => tidy::run(root)?,
         Task::Setup => setup::run(root)?,
+        Task::Cold => cold::run(root)?,
         Task::Test { quick, packages } => return Ok(steps::run(root, &steps::Options { quick, packages })),
     }
     Ok(ExitCode::SUCCESS)

@@ -1,8 +1,11 @@
 //! The tenant's rules: given a past, when a command, then these events.
 
-use actors_core::tenant::{Rejection, Tenant};
+use actors_core::{
+    Context, Decider, fold,
+    tenant::{KEYS_REVOKED_MAX, Rejection, Tenant},
+};
 use events_model::{
-    DurationUs, NanoUsd, TimestampUs, Tokens,
+    DecisionContext, DurationUs, NanoUsd, TimestampUs, Tokens,
     tenant::{Command, Event, Period, RefusalReason},
 };
 use tests_kit::{
@@ -127,6 +130,28 @@ fn a_budget_cannot_be_set_below_what_is_committed() {
 }
 
 #[test]
+fn a_ceiling_that_a_plan_brought_goes_with_the_plan_and_the_operators_own_stays() {
+    let built_in = |name: &str| actors_core::plan::built_in(name).unwrap();
+    let day = |state: &actors_core::tenant::State| (state.windows[0].limit, state.windows[2].limit);
+    let to = |name: &str| Command::SetPlan { plan: built_in(name) };
+    let free = registered(built_in("free"));
+    let (_, state) = given::<Tenant>(free.clone()).when(&to("pro")).accepted();
+    assert_eq!(day(&state), (None, Some(NanoUsd::from_usd(500))));
+    let own = free.into_iter().chain([budget_set(Period::Day, 7), budget_set(Period::Week, 8)]);
+    let (_, state) = given::<Tenant>(own).when(&to("pro")).accepted();
+    assert_eq!(day(&state), (Some(NanoUsd(7)), Some(NanoUsd::from_usd(500))));
+    assert_eq!(state.windows[1].limit, Some(NanoUsd(8)));
+}
+
+#[test]
+fn an_admission_dated_before_the_present_period_leaves_no_trace_in_it() {
+    let tomorrow = NOON.after(DurationUs::from_secs(24 * 3_600));
+    let past = past([admitted(1, 100, 0, tomorrow), admitted(2, 100, 0, NOON)]);
+    let (_, state) = given::<Tenant>(past).at(tomorrow).when(&Command::SettleRequest(settlement(2, 100, 0))).accepted();
+    assert_eq!((state.windows[0].settled, state.windows[0].reserved), (NanoUsd(0), NanoUsd(100)));
+}
+
+#[test]
 fn the_request_bucket_refills_with_time() {
     let burst = registered(plan("free")).into_iter().chain((1..=3).map(|n| admitted(n, 1, 1, NOON)));
     let mut emptied: Vec<_> = burst.collect();
@@ -179,6 +204,31 @@ fn a_suspended_tenant_admits_nothing_until_it_resumes() {
 fn a_revoked_key_opens_nothing() {
     let revoked = Event::ApiKeyRevoked { key_id: key("main"), reason: "lost".to_owned(), at: NOON };
     given::<Tenant>(past([revoked])).when(&admit(1, 1, 1)).rejected(&Rejection::UnknownKey);
+}
+
+#[test]
+fn keys_can_be_changed_for_ever() {
+    let mut state = given::<Tenant>(past([])).state().clone();
+    for number in 0..1_000 {
+        let key_id = key(&format!("k-{number}"));
+        let issue =
+            Command::IssueApiKey { key_id: key_id.clone(), prefix: String::new(), hash: [1; 32], label: String::new() };
+        for command in [issue, Command::RevokeApiKey { key_id, reason: String::new() }] {
+            let context = Context { now: NOON.after(DurationUs(number)), inputs: DecisionContext::default() };
+            let events = Tenant::decide(&state, &command, &context).unwrap();
+            state = fold::<Tenant>(state, &events);
+        }
+    }
+    assert_eq!(state.keys.len(), 1 + KEYS_REVOKED_MAX);
+    assert!(state.keys.contains_key(&key("k-999")) && state.keys.contains_key(&key("main")));
+}
+
+#[test]
+fn control_characters_do_not_enter_the_texts_of_operators() {
+    let reason = "\u{1b}[2Jgone".to_owned();
+    given::<Tenant>(past([]))
+        .when(&Command::Suspend { reason })
+        .rejected(&Rejection::Invalid("a text has control characters"));
 }
 
 #[test]

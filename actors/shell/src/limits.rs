@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use events_model::RegionId;
+use events_model::{DurationUs, RegionId};
 
 /// Most commits of one actor that may be in flight.
 pub const PIPELINE_LEN_MAX: usize = 8_192;
@@ -30,6 +30,9 @@ pub struct Settings {
     pub snapshot_every: u64,
     /// Threads that run actors; 0 = one a core.
     pub arbiters: usize,
+    /// What fell due while nobody could act (the process was down, the log refused) waits for this long after, so
+    /// that those who know more than that time is over can say it first.
+    pub overdue_grace: Duration,
     /// The region that decides.
     pub region: RegionId,
 }
@@ -42,7 +45,13 @@ impl Settings {
             idle_after: Duration::from_secs(300),
             snapshot_every: 1_000,
             arbiters: 0,
+            overdue_grace: Duration::ZERO,
             region,
         }
     }
+}
+
+/// A span in our units.
+pub(crate) fn micros(span: Duration) -> DurationUs {
+    DurationUs(u64::try_from(span.as_micros()).unwrap_or(u64::MAX))
 }

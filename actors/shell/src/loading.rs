@@ -30,12 +30,14 @@ pub(crate) fn load<D: Decider>(
     snapshots: &dyn SnapshotStore,
     stream: &StreamId,
 ) -> Result<Loaded<D>, ReadError> {
-    let mut loaded = from_snapshot(snapshots, stream).unwrap_or_else(|| Loaded {
-        state: D::State::default(),
-        version: Version::ZERO,
-        saved: Version::ZERO,
-        recorded_at: TimestampUs::ZERO,
-    });
+    let head = log.head(stream)?;
+    let mut loaded =
+        from_snapshot(snapshots, stream).filter(|loaded| loaded.version <= head).unwrap_or_else(|| Loaded {
+            state: D::State::default(),
+            version: Version::ZERO,
+            saved: Version::ZERO,
+            recorded_at: TimestampUs::ZERO,
+        });
     loop {
         let page = log.read_stream(stream, loaded.version.next(), Direction::Forward, LOAD_PAGE_LEN)?;
         for recorded in &page {

@@ -23,6 +23,19 @@ pub(crate) trait Receive<M>: 'static {
     fn receive(&mut self, message: M) -> Next;
 }
 
+/// What a closed mailbox has in place of a count; no bound is that large.
+const CLOSED: usize = usize::MAX;
+
+/// Whether a message may enter a mailbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Entrance {
+    Open,
+    /// All places are taken, which is counted.
+    Full,
+    /// The actor is being put away; the next one of its stream takes the message.
+    Closed,
+}
+
 /// Counts what waits for one actor, so that a full mailbox is seen before anything enters it.
 #[derive(Debug, Default)]
 pub(crate) struct Mailbox {
@@ -31,14 +44,22 @@ pub(crate) struct Mailbox {
 }
 
 impl Mailbox {
-    /// Takes a place; false = all are taken, which is counted.
-    pub(crate) fn enter(&self, len_max: usize) -> bool {
-        if self.waiting.fetch_add(1, Ordering::AcqRel) < len_max {
-            return true;
+    /// Takes a place.
+    pub(crate) fn enter(&self, len_max: usize) -> Entrance {
+        let next = |waiting: usize| (waiting < len_max).then(|| waiting.saturating_add(1));
+        match self.waiting.fetch_update(Ordering::AcqRel, Ordering::Acquire, next) {
+            Ok(_) => Entrance::Open,
+            Err(CLOSED) => Entrance::Closed,
+            Err(_) => {
+                self.turned_away.fetch_add(1, Ordering::AcqRel);
+                Entrance::Full
+            }
         }
-        self.leave();
-        self.turned_away.fetch_add(1, Ordering::AcqRel);
-        false
+    }
+
+    /// Lets nobody enter any more, if nobody is in: nothing that entered is then lost when the actor ends.
+    pub(crate) fn close_if_empty(&self) -> bool {
+        self.waiting.compare_exchange(0, CLOSED, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 
     /// Gives a place back.

@@ -17,7 +17,7 @@ use std::{
 use actors_core::{Context, Decider};
 use events_journal::{EventLog, Health, SnapshotStore};
 use events_model::{
-    Commit, CommitId, DecisionContext, DurationUs, EventRecord, Position, Principal, Stored, StreamId, TimestampUs,
+    Commit, CommitId, DecisionContext, EventRecord, Position, Principal, Stored, StreamId, TimestampUs,
     tenant::RefusalReason,
 };
 use tokio::sync::{mpsc, oneshot, watch};
@@ -28,7 +28,7 @@ use crate::{
     ask::{Ask, Decided, Rejected, Unavailable},
     clock::{Clock, Ids},
     deadlines::Deadlines,
-    limits::{DUE_PER_TICK_MAX, OVERLOAD_RETRY_AFTER, PIPELINE_LEN_MAX, RETRY_AFTER, Settings},
+    limits::{DUE_PER_TICK_MAX, OVERLOAD_RETRY_AFTER, PIPELINE_LEN_MAX, RETRY_AFTER, Settings, micros},
     loading::{self, Loaded},
     messaging::{IdleCheck, Mailbox, Next, Receive},
     names::{DEADLINE, REFUSALS},
@@ -43,6 +43,7 @@ pub(crate) struct Environment {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) ids: Arc<dyn Ids>,
     pub(crate) settings: Settings,
+    pub(crate) started_at: TimestampUs,
     pub(crate) deadlines: Deadlines,
     pub(crate) loads: AtomicU64,
     pub(crate) restarts: AtomicU64,
@@ -81,6 +82,8 @@ pub(crate) struct Runner<D: Decider> {
     loaded: Option<Loaded<D>>,
     generation: u64,
     watched: Option<TimestampUs>,
+    /// Nothing falls due before this: see `Settings::overdue_grace`.
+    due_from: TimestampUs,
     refused: BTreeMap<(u64, RefusalReason), u64>,
     last_message: TimestampUs,
 }
@@ -95,6 +98,7 @@ impl<D: Decider> Runner<D> {
         leave: Box<dyn FnOnce() + Send>,
     ) -> Self {
         let last_message = environment.clock.now();
+        let due_from = environment.started_at.after(micros(environment.settings.overdue_grace));
         Self {
             stream,
             environment,
@@ -105,6 +109,7 @@ impl<D: Decider> Runner<D> {
             loaded: None,
             generation: 0,
             watched: None,
+            due_from,
             refused: BTreeMap::new(),
             last_message,
         }
@@ -123,10 +128,13 @@ impl<D: Decider> Runner<D> {
                 self.snapshot_if_due();
             }
             Ok(Err(Refused::Rejected(rejected))) => {
-                if let Some(reason) = D::refusal(&rejected.rejection) {
+                let reason = D::refusal(&rejected.rejection);
+                if let Some(reason) = reason {
                     let second = self.environment.clock.now().0 / 1_000_000;
                     *self.refused.entry((second, reason)).or_default() += 1;
-                    // A refusal for want of room is certain already: room only shrinks with what is in flight.
+                }
+                if reason.is_some_and(is_want_of_room) {
+                    // It may rest on what is not durable yet; at worst the caller is told to try again needlessly.
                     let _gone = reply.send(Ok(Err(rejected)));
                 } else {
                     self.push(Pending::Barrier(Box::new(move |durable| {
@@ -147,11 +155,12 @@ impl<D: Decider> Runner<D> {
     /// Decides a command on the newest state and hands the commit to the log.
     fn decide(&mut self, ask: &Ask<D::Command>) -> Result<Result<Accepted<D>, Refused<D>>, Unavailable> {
         if let Health::Refusing(refusal) = &*self.environment.health.borrow() {
+            let grace = micros(self.environment.settings.overdue_grace);
+            self.due_from = self.environment.clock.now().after(grace);
             return Err(Unavailable::Refusing(refusal.clone()));
         }
         if self.in_flight.load(Ordering::Acquire) >= PIPELINE_LEN_MAX {
-            let retry_after = DurationUs(u64::try_from(OVERLOAD_RETRY_AFTER.as_micros()).unwrap_or(u64::MAX));
-            return Err(Unavailable::Overloaded { retry_after });
+            return Err(Unavailable::Overloaded { retry_after: micros(OVERLOAD_RETRY_AFTER) });
         }
         self.load()?;
         let now = self.environment.clock.now();
@@ -230,14 +239,17 @@ impl<D: Decider> Runner<D> {
     }
 
     fn nothing_decided(&self, now: TimestampUs) -> Decided<D> {
-        let state = self.loaded.as_ref().map(|loaded| loaded.state.clone()).unwrap_or_default();
+        let view = match &self.loaded {
+            Some(loaded) => D::view(&loaded.state, now),
+            None => D::view(&D::State::default(), now),
+        };
         Decided {
             events: Vec::new(),
             effects: Vec::new(),
             position: Position::ZERO,
             version: self.loaded.as_ref().map_or(events_model::Version::ZERO, |loaded| loaded.version),
             recorded_at: now,
-            view: D::view(&state, now),
+            view,
             duplicate: true,
         }
     }
@@ -284,7 +296,7 @@ impl<D: Decider> Runner<D> {
         self.generation += 1;
     }
 
-    /// Gives the actor a command of its own.
+    /// Gives the actor a command of its own; false = it could not be decided, try again later.
     fn ask_self(
         &mut self,
         command: D::Command,
@@ -309,8 +321,9 @@ impl<D: Decider> Runner<D> {
                 true
             }
             Ok(Err(Refused::Rejected(rejected))) => {
+                // The rules say no, now and at every other try.
                 warn!(stream = %self.stream, rejection = %rejected.rejection, who, "own command refused");
-                false
+                true
             }
             Ok(Err(Refused::Repeated(_))) => true,
             // The caller tries again later.
@@ -323,6 +336,7 @@ impl<D: Decider> Runner<D> {
         let now = self.environment.clock.now();
         let mut fine = true;
         if let Some(loaded) = &self.loaded
+            && now >= self.due_from
             && D::next_deadline(&loaded.state).is_some_and(|deadline| deadline <= now)
         {
             for due in D::due(&loaded.state, now, DUE_PER_TICK_MAX) {
@@ -361,11 +375,11 @@ impl<D: Decider> Runner<D> {
     /// Sees to it that the actor is woken when it next has something to do.
     fn watch_deadline(&mut self, fine: bool) {
         let deadline = self.loaded.as_ref().and_then(|loaded| D::next_deadline(&loaded.state));
+        let deadline = deadline.map(|deadline| deadline.max(self.due_from));
         let refusals = self.refused.keys().next().map(|(second, _)| TimestampUs((second + 1) * 1_000_000));
         let mut next = [deadline, refusals].into_iter().flatten().min();
         if !fine {
-            let pause = DurationUs(u64::try_from(RETRY_AFTER.as_micros()).unwrap_or(u64::MAX));
-            let retry = self.environment.clock.now().after(pause);
+            let retry = self.environment.clock.now().after(micros(RETRY_AFTER));
             next = Some(next.map_or(retry, |next| next.max(retry)));
         }
         self.environment.deadlines.replace(&self.stream, self.watched, next);
@@ -410,6 +424,19 @@ impl<D: Decider> Runner<D> {
     }
 }
 
+/// Whether a refusal says that there is no room at the moment, under load the usual one: it is answered at once. All
+/// other refusals are answered when what they rest on is durable.
+const fn is_want_of_room(reason: RefusalReason) -> bool {
+    match reason {
+        RefusalReason::RequestRate
+        | RefusalReason::TokenRate
+        | RefusalReason::Concurrency
+        | RefusalReason::Budget
+        | RefusalReason::Overload => true,
+        RefusalReason::RequestCost | RefusalReason::Suspended | RefusalReason::Key => false,
+    }
+}
+
 /// What an accepted command leads to: the log's receipt and the answer once it is durable.
 type Accepted<D> = (events_journal::Receipt, Decided<D>);
 
@@ -421,6 +448,20 @@ enum Refused<D: Decider> {
 
 impl<D: Decider> Receive<Message<D>> for Runner<D> {
     fn receive(&mut self, message: Message<D>) -> Next {
+        // `decide` and `load` are guarded closer, so that their callers get an answer; this guards the rest.
+        match catch_unwind(AssertUnwindSafe(|| self.handle(message))) {
+            Ok(next) => next,
+            Err(panic) => {
+                self.restart(panic.as_ref());
+                self.watch_deadline(false);
+                Next::Continue
+            }
+        }
+    }
+}
+
+impl<D: Decider> Runner<D> {
+    fn handle(&mut self, message: Message<D>) -> Next {
         let mut fine = true;
         match message {
             Message::Ask { ask, reply } => {
@@ -457,7 +498,8 @@ impl<D: Decider> Receive<Message<D>> for Runner<D> {
                 return Next::Stop;
             }
         }
-        self.watch_deadline(fine);
+        // Without a state it is not known what falls due: look again soon.
+        self.watch_deadline(fine && self.loaded.is_some());
         Next::Continue
     }
 }
@@ -467,7 +509,7 @@ impl<D: Decider> IdleCheck for Runner<D> {
         let idle_for = self.environment.clock.now().since(self.last_message);
         let idle = u128::from(idle_for.0) >= self.environment.settings.idle_after.as_micros();
         let busy = self.watched.is_some() || self.in_flight.load(Ordering::Acquire) > 0;
-        if !idle || busy {
+        if !idle || busy || !self.mailbox.close_if_empty() {
             return false;
         }
         self.snapshot();

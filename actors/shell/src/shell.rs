@@ -12,7 +12,7 @@ use std::{
 use actix::{Actor, Addr, ArbiterHandle, prelude::SendError};
 use actors_core::Decider;
 use events_journal::{EventLog, SnapshotStore};
-use events_model::{DurationUs, StreamId};
+use events_model::StreamId;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{mpsc, oneshot};
 use tracing::warn;
@@ -22,8 +22,8 @@ use crate::{
     ask::{Ask, Unavailable},
     clock::{Clock, Ids},
     deadlines::Deadlines,
-    limits::{DRAIN_TIMEOUT, OVERLOAD_RETRY_AFTER, Settings, TICK},
-    messaging::{Envelope, Mailbox, Rim},
+    limits::{DRAIN_TIMEOUT, OVERLOAD_RETRY_AFTER, Settings, TICK, micros},
+    messaging::{Entrance, Envelope, Mailbox, Rim},
     runner::{Environment, Message, Read, Runner},
 };
 
@@ -94,6 +94,7 @@ impl<D: Decider> Shell<D> {
         };
         let environment = Arc::new(Environment {
             health: log.watch_health(),
+            started_at: clock.now(),
             log,
             snapshots,
             clock,
@@ -143,8 +144,13 @@ impl<D: Decider> Shell<D> {
 
     /// Loads an actor so that its deadlines are watched.
     pub fn wake(&self, stream: &StreamId) {
-        if let Some(entry) = self.entry(stream) {
-            entry.address.do_send(Envelope(Message::Tick));
+        // An actor that has just ended is forgotten and the next one woken.
+        for _ in 0..2 {
+            let Some(entry) = self.entry(stream) else { return };
+            match entry.address.try_send(Envelope(Message::Tick)) {
+                Ok(()) => return,
+                Err(SendError::Full(_) | SendError::Closed(_)) => self.forget(stream, &entry),
+            }
         }
     }
 
@@ -161,8 +167,11 @@ impl<D: Decider> Shell<D> {
 
     /// Ends all actors: nothing new is decided, what is in flight is answered, snapshots are saved.
     pub async fn drain(&self) {
-        self.inner.closing.store(true, Ordering::Release);
-        let entries: Vec<_> = self.inner.entries.read().values().cloned().collect();
+        let entries: Vec<_> = {
+            let entries = self.inner.entries.write();
+            self.inner.closing.store(true, Ordering::Release);
+            entries.values().cloned().collect()
+        };
         let mut ends = Vec::with_capacity(entries.len());
         for entry in entries {
             let (done, end) = oneshot::channel();
@@ -187,9 +196,21 @@ impl<D: Decider> Shell<D> {
         if let Some(entry) = entries.get(stream) {
             return Some(entry.clone());
         }
+        // Under the lock: an actor is either seen by the drain or not started.
+        if self.inner.closing.load(Ordering::Acquire) {
+            return None;
+        }
         let entry = self.start_actor(stream)?;
         entries.insert(stream.clone(), entry.clone());
         Some(entry)
+    }
+
+    /// Takes an actor that has ended out of the registry, if it is still there.
+    fn forget(&self, stream: &StreamId, ended: &Entry<D>) {
+        let mut entries = self.inner.entries.write();
+        if entries.get(stream).is_some_and(|entry| entry.number == ended.number) {
+            entries.remove(stream);
+        }
     }
 
     fn start_actor(&self, stream: &StreamId) -> Option<Entry<D>> {
@@ -328,17 +349,24 @@ impl<D: Decider> Handle<D> {
         // An actor that is being put away refuses the message and gives it back: the next one takes it.
         for _ in 0..3 {
             let Some(entry) = self.shell.entry(&self.stream) else { return Err(Unavailable::Closed) };
-            if !entry.mailbox.enter(self.shell.inner.environment.settings.mailbox_len_max) {
-                let retry_after = DurationUs(u64::try_from(OVERLOAD_RETRY_AFTER.as_micros()).unwrap_or(u64::MAX));
-                return Err(Unavailable::Overloaded { retry_after });
+            match entry.mailbox.enter(self.shell.inner.environment.settings.mailbox_len_max) {
+                Entrance::Open => {}
+                Entrance::Full => {
+                    return Err(Unavailable::Overloaded { retry_after: micros(OVERLOAD_RETRY_AFTER) });
+                }
+                Entrance::Closed => {
+                    self.shell.forget(&self.stream, &entry);
+                    continue;
+                }
             }
             match entry.address.try_send(message) {
                 Ok(()) => return answer.await.map_err(|_| Unavailable::Restarted),
-                Err(SendError::Full(back) | SendError::Closed(back)) => {
-                    let mut entries = self.shell.inner.entries.write();
-                    if entries.get(&self.stream).is_some_and(|now| now.number == entry.number) {
-                        entries.remove(&self.stream);
-                    }
+                Err(SendError::Full(_)) => {
+                    entry.mailbox.leave();
+                    return Err(Unavailable::Overloaded { retry_after: micros(OVERLOAD_RETRY_AFTER) });
+                }
+                Err(SendError::Closed(back)) => {
+                    self.shell.forget(&self.stream, &entry);
                     message = back;
                 }
             }

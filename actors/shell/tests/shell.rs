@@ -54,7 +54,13 @@ impl World {
     }
 
     fn over(log: Arc<MemoryLog>, settle: impl FnOnce(&mut Settings)) -> Self {
-        let clock = Arc::new(TestClock(AtomicU64::new(NOON.0)));
+        Self::after(log, NOON, settle)
+    }
+
+    fn after(log: Arc<MemoryLog>, now: TimestampUs, settle: impl FnOnce(&mut Settings)) -> Self {
+        // Commit ids go on where the log's earlier ones ended.
+        let first = log.head_position().0;
+        let clock = Arc::new(TestClock(AtomicU64::new(now.0)));
         let mut settings = Settings::new(RegionId::new("local").unwrap());
         settle(&mut settings);
         let shell = Shell::start(
@@ -64,7 +70,7 @@ impl World {
             Arc::new(LiveIds::new(7, 11)),
             settings,
         );
-        Self { log, clock, shell, next: AtomicU64::new(0) }
+        Self { log, clock, shell, next: AtomicU64::new(first) }
     }
 
     fn tenant(&self) -> Handle<Tenant> {
@@ -265,6 +271,42 @@ async fn deadlines_of_before_a_restart_are_watched_once_the_actor_is_woken() {
 }
 
 #[tokio::test]
+async fn a_deadline_is_not_forgotten_when_the_state_was_void_and_the_log_refused() {
+    let world = World::new(|_| {}).registered().await;
+    world.must(admit(1)).await;
+    world.log.fail_next(AppendError::Refused(Refusal::DiskFull));
+    assert!(matches!(world.ask(admit(2)).await, Err(Unavailable::Aborted(_))));
+    world.log.set_health(Health::Refusing(Refusal::DiskFull));
+    assert!(matches!(world.ask(admit(3)).await, Err(Unavailable::Refusing(_))));
+    world.log.set_health(Health::Accepting);
+    world.clock.pass(DurationUs::from_secs(61));
+    until("the expiry", || {
+        // The actor may set its next look after the answer above: time must go on.
+        world.clock.pass(DurationUs::from_millis(1));
+        world.events().contains(&"ReservationExpired".to_owned())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_fell_due_while_the_process_was_down_can_still_be_settled_for_a_while() {
+    let world = World::new(|_| {}).registered().await;
+    world.must(admit(1)).await;
+    world.must(admit(2)).await;
+    world.shell.drain().await;
+    let world = World::after(Arc::clone(&world.log), NOON.after(DurationUs::from_secs(3_600)), |settings| {
+        settings.overdue_grace = Duration::from_secs(30)
+    });
+    world.shell.wake(&stream());
+    world.must(Command::SettleRequest(settlement(1, 5, 5))).await;
+    assert!(!world.events().contains(&"ReservationExpired".to_owned()));
+    world.clock.pass(DurationUs::from_secs(31));
+    until("the expiry of the other", || world.events().contains(&"ReservationExpired".to_owned())).await;
+    let totals = world.tenant().read(|state| state.totals.clone()).await.unwrap();
+    assert_eq!((totals.settled, totals.expired), (1, 1));
+}
+
+#[tokio::test]
 async fn an_actor_restarts_from_its_snapshot_and_the_tail() {
     let world = World::new(|settings| settings.snapshot_every = 10).registered().await;
     for number in 0..20 {
@@ -303,7 +345,7 @@ async fn an_idle_actor_is_put_away_and_comes_back_as_it_was() {
     assert_eq!(world.shell.stats().live, 1);
     world.clock.pass(DurationUs::from_secs(1));
     until("the actor to be put away", || world.shell.stats().live == 0).await;
-    assert_eq!(retried(&world, admit(1)).await.version, Version(3));
+    assert_eq!(world.must(admit(1)).await.version, Version(3));
 }
 
 #[tokio::test]

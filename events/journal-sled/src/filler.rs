@@ -115,6 +115,19 @@ pub(crate) fn create_first(log_dir: &Path, segment_bytes: u64) -> io::Result<Spa
     Ok(Spare { room, path })
 }
 
+fn ended() -> io::Error {
+    io::Error::other("the thread that prepares room has ended")
+}
+
+/// Lets nobody wait for a filler that has ended, whatever ended it.
+struct End<'a>(&'a Filler);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.stop();
+    }
+}
+
 impl Filler {
     pub(crate) fn new(log_dir: PathBuf, segment_bytes: u64, active: Arc<Room>, used: u64) -> Self {
         let state = State {
@@ -149,7 +162,7 @@ impl Filler {
         }
     }
 
-    /// Waits until the active segment has room up to `end`; a failure leaves it as it was.
+    /// Waits until the active segment has room up to `end`; a failure or a filler that ended leaves it as it was.
     pub(crate) fn room(&self, end: u64) -> io::Result<()> {
         let mut state = self.state.lock();
         state.failed = None;
@@ -157,6 +170,9 @@ impl Filler {
             if let Some(error) = state.failed.take() {
                 state.demand = 0;
                 return Err(error);
+            }
+            if state.stop {
+                return Err(ended());
             }
             state.demand = end;
             self.wake.notify_one();
@@ -179,6 +195,9 @@ impl Filler {
                 state.spare_demanded = false;
                 return Err(error);
             }
+            if state.stop {
+                return Err(ended());
+            }
             state.spare_demanded = true;
             self.wake.notify_one();
             self.done.wait(&mut state);
@@ -196,6 +215,7 @@ impl Filler {
     pub(crate) fn stop(&self) {
         self.state.lock().stop = true;
         self.wake.notify_one();
+        self.done.notify_all();
     }
 
     fn next(&self, state: &State) -> Option<Job> {
@@ -238,6 +258,8 @@ impl Filler {
 
     /// The filler's thread.
     pub(crate) fn run(&self) {
+        // Declared before the lock is taken: a panic lets go of that first.
+        let _end = End(self);
         let mut pause = RETRY_FIRST;
         let mut state = self.state.lock();
         loop {
@@ -267,5 +289,30 @@ impl Filler {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn a_filler_that_panics_leaves_nobody_waiting() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = create_first(dir.path(), FIRST_FILL_BYTES).unwrap();
+        let filler = Filler::new(dir.path().to_owned(), FIRST_FILL_BYTES, first.room, 0);
+        thread::scope(|scope| {
+            // Both wait before the filler ends or come after it: neither may hang.
+            let room = scope.spawn(|| filler.room(FIRST_FILL_BYTES + 1));
+            let panicked = scope.spawn(|| {
+                let _end = End(&filler);
+                panic!("as a filler might");
+            });
+            assert!(panicked.join().is_err());
+            assert!(room.join().unwrap().is_err());
+        });
+        assert!(filler.spare().is_err());
     }
 }

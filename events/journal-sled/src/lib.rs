@@ -5,7 +5,7 @@
 //!   heads only after it;
 //! - everything under `index/` can be deleted at any time: it is rebuilt from the segments, and no failure of it can
 //!   lose, block or change a fact;
-//! - damage is never served and never skipped: a torn tail (which nobody was told of) is cut, anything else is an error
+//! - damage is never served and never skipped: a torn tail (no sign that anybody was told of it) is cut, all else is an error
 //!   that names file and byte.
 //!
 //! Layout of a data directory: `log/<first position>.seg`, `index/` (sled: index runs, snapshots, checkpoints), `lock`.

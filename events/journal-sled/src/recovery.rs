@@ -1,11 +1,15 @@
-//! Opening: finds the segments, takes over the stored index, replays what it lacks, cuts a torn tail.
+//! Opening: finds the segments, takes over the stored index, makes durable what it lacks and replays it, cuts a torn
+//! tail.
 //!
 //! Invariants: what the index proves to have been durable must be in the segments; every group that is replayed is
-//! checked whole; nothing is changed before everything was found good, and then only bytes that nobody was told of.
+//! checked whole and durable; nothing is changed before everything was found good, and then only bytes of which
+//! nothing shows that anybody was told.
 
 use std::{
     fs::{File, OpenOptions},
-    os::unix::fs::FileExt,
+    io,
+    os::unix::fs::{FileExt, MetadataExt},
+    path::Path,
     sync::Arc,
 };
 
@@ -23,7 +27,7 @@ use crate::{
     run::Part,
     run_store::RunStore,
     scan::{Group, Place, Stop, Tail, check_joint, group_at, tail, walk},
-    segment::{Files, Location, Window, read_header},
+    segment::{Files, Location, Window, read_header, sync_dir},
     store::Cut,
 };
 
@@ -96,6 +100,37 @@ fn check_covered(files: &Files, index: &Index) -> Result<(), ReadError> {
     if good { Ok(()) } else { Err(corrupt(&path, place.last_group, format!("the group is damaged, but {proven}"))) }
 }
 
+/// Makes durable what will be replayed, and the names under which it is found.
+///
+/// A process that was killed between a write and its barrier, or between a rename and the sync of its directory, told
+/// nobody; but the page cache survives it, so that this process will show what it left to readers, answer retries with
+/// it, and let the index prove it.
+pub(crate) fn make_durable(dir: &Path, files: &Files, index: &Index) -> Result<(), OpenError> {
+    let (covered, segments) = {
+        let live = index.live.read();
+        (live.end.ordinal as usize, live.segments.clone())
+    };
+    // The last two whatever the index says: a clean file costs next to nothing.
+    for first in segments.iter().skip(covered.min(segments.len().saturating_sub(2))) {
+        let path = files.path(*first);
+        File::open(&path).and_then(|file| file.sync_data()).map_err(open_io("sync", &path))?;
+    }
+    sync_dir(&files.log_dir).map_err(open_io("sync", &files.log_dir))?;
+    sync_dir(dir).map_err(open_io("sync", dir))?;
+    sync_parent(dir).map_err(open_io("sync the parent of", dir))
+}
+
+/// Makes the data directory's own name durable.
+fn sync_parent(dir: &Path) -> io::Result<()> {
+    let parent = match File::open(dir.join("..")) {
+        // Who made a directory in a place that we may not look at made it durable, too.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Ok(()),
+        parent => parent?,
+    };
+    // The name of a mount point was there before us, and its parent may be of a kind that cannot be synced.
+    if parent.metadata()?.dev() == dir.metadata()?.dev() { parent.sync_all() } else { Ok(()) }
+}
+
 /// Replays everything behind what the index covers. `repair` = this process owns the log: it stores parts of the index
 /// as they become complete and cuts a torn tail.
 pub(crate) fn replay(files: &Files, index: &Index, repair: bool) -> Result<Replayed, OpenError> {
@@ -121,7 +156,8 @@ pub(crate) fn replay(files: &Files, index: &Index, repair: bool) -> Result<Repla
             if repair {
                 let file = OpenOptions::new().write(true).open(&path).map_err(open_io("open", &path))?;
                 zero(&file, from, to).map_err(open_io("cut", &path))?;
-                warn!(file = lost.file, offset = lost.offset, bytes = lost.bytes, "cut a torn tail");
+                let (offset, bytes) = (lost.offset, lost.bytes);
+                warn!(file = lost.file, offset, bytes, "torn tail cut, there is no sign that anybody was told of it");
             }
             cut = Some(lost);
         }
@@ -170,7 +206,7 @@ const fn tail_start(place: &Place, stop: Stop) -> u64 {
 }
 
 /// Overwrites with zeros, durably.
-fn zero(file: &File, from: u64, to: u64) -> std::io::Result<()> {
+fn zero(file: &File, from: u64, to: u64) -> io::Result<()> {
     let zeros = vec![0; FILL_STEP_BYTES as usize];
     let mut at = from;
     while at < to {
@@ -220,7 +256,7 @@ fn next_added(
         let file = live.segments.get(location.ordinal() as usize).copied().unwrap_or(0);
         let (stream, first) = (view.stream, view.first_version);
         let reason = format!("stream {stream} goes on with version {first} behind {head}");
-        return Err(corrupt(std::path::Path::new(&format!("{file:020}.seg")), location.offset(), reason));
+        return Err(corrupt(Path::new(&format!("{file:020}.seg")), location.offset(), reason));
     }
     Ok(Added { keys, last_version: view.last_version().0, location })
 }

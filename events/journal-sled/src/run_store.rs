@@ -79,6 +79,21 @@ fn guarded<R>(call: impl FnOnce() -> sled::Result<R>) -> Result<R, StoreFault> {
     catch_unwind(AssertUnwindSafe(call)).map_err(|_| StoreFault::Panicked)?.map_err(StoreFault::Sled)
 }
 
+/// sled syncs its file when it is let go, and panics if that fails.
+fn let_go(trees: Option<Trees>) {
+    drop(guarded(|| {
+        drop(trees);
+        Ok(())
+    }));
+}
+
+impl Drop for RunStore {
+    /// Also for a store that was not closed, because the log could not be opened.
+    fn drop(&mut self) {
+        let_go(self.trees.get_mut().take());
+    }
+}
+
 /// A value with its checksum behind it.
 pub(crate) fn seal(key: &[u8], mut value: Vec<u8>) -> Vec<u8> {
     let crc = crc32c::crc32c_append(crc32c::crc32c(key), &value);
@@ -153,21 +168,14 @@ impl RunStore {
         if let Some(trees) = trees.take() {
             // What does not reach the disk is rebuilt at the next start.
             drop(guarded(|| trees.db.flush()));
-            drop(guarded(|| {
-                drop(trees);
-                Ok(())
-            }));
+            let_go(Some(trees));
         }
     }
 
     /// Lets go of a database that failed, so that the next attempt opens it anew.
     pub(crate) fn reset(&self) {
         if let Some(mut trees) = self.trees.try_write_for(CLOSE_WAIT_MAX) {
-            let trees = trees.take();
-            drop(guarded(|| {
-                drop(trees);
-                Ok(())
-            }));
+            let_go(trees.take());
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! Invariants: a group is visited only if its checksums, its chain, its positions and each of its frames' places are
 //! right; group n+1 is written only after group n is durable, so a bad record with a good later one behind it is
-//! damage, and one with nothing good behind it is a torn tail that nobody was told of.
+//! damage, and one with nothing good behind it is a torn tail: no sign that anybody was told.
 
 use std::path::Path;
 

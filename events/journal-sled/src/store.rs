@@ -223,12 +223,12 @@ impl LocalStore {
         if segment::list(&log_dir)?.is_empty() {
             check_not_lost(&store, &log_dir)?;
             create_log(&files, &options)?;
-            segment::sync_dir(dir).map_err(open_io("sync", dir))?;
         }
         let firsts = segment::list(&log_dir)?;
         let key = recovery::identify(&files, &firsts)?;
         let index = Index::new(key, Arc::clone(&store), firsts.clone(), options.run_commits);
         recovery::load_index(&files, &store, &index)?;
+        recovery::make_durable(dir, &files, &index)?;
         let replayed = recovery::replay(&files, &index, true)?;
         let place = replayed.place;
         let path = files.path(firsts.last().copied().unwrap_or(0));

@@ -83,6 +83,26 @@ fn answer(answers: Answers, thread: &SyncSender<Answers>) {
     }
 }
 
+/// Leaves nobody waiting for a writer that has ended, whatever ended it.
+///
+/// Those whose group it was working on are answered by the loss of their reply: they cannot know.
+#[derive(Debug)]
+struct End {
+    core: Arc<Core>,
+    health: watch::Sender<Health>,
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        self.core.queue.close();
+        for pending in self.core.queue.refuse(&Refusal::Closed) {
+            // The caller may have dropped the receipt.
+            drop(pending.reply.send(Err(AppendError::Refused(Refusal::Closed))));
+        }
+        self.health.send_replace(Health::Refusing(Refusal::Closed));
+    }
+}
+
 /// The writer's thread and its state.
 #[derive(Debug)]
 pub(crate) struct Writer {
@@ -112,9 +132,9 @@ impl Writer {
 
     /// Works until the queue is closed and empty, then leaves the trailer.
     pub(crate) fn run(self, answers: SyncSender<Answers>) {
-        let health = self.health.clone();
+        // Dropped after the writer, also when that panics.
+        let _end = End { core: Arc::clone(&self.core), health: self.health.clone() };
         self.work(&answers);
-        health.send_replace(Health::Refusing(Refusal::Closed));
     }
 
     fn work(mut self, answers: &SyncSender<Answers>) {
@@ -150,7 +170,10 @@ impl Writer {
         self.make_room(header.bytes()).map_err(|error| Failure::not_written(&error))?;
         let (head, crc) = header.encode(&self.core.library.index.key);
         self.write_at(head)?;
-        self.check_linked().map_err(|error| Failure::not_written(&error))?;
+        // The barrier held: only a group in a file without a name cannot come back.
+        if !self.is_linked().map_err(Failure::unknown)? {
+            return Err(Failure::not_written(&io::ErrorKind::NotFound.into()));
+        }
         self.publish(self.place.after(&header, crc));
         Ok(())
     }
@@ -175,8 +198,8 @@ impl Writer {
     }
 
     /// A segment without a name is gone with all it holds, whatever the barrier said.
-    fn check_linked(&self) -> io::Result<()> {
-        if links(&self.room.file)? == 0 { Err(io::ErrorKind::NotFound.into()) } else { Ok(()) }
+    fn is_linked(&self) -> io::Result<bool> {
+        Ok(links(&self.room.file)? > 0)
     }
 
     fn publish(&mut self, end: Place) {
@@ -265,7 +288,9 @@ impl Writer {
             self.room.file.write_all_at(&zeros, self.place.offset)?;
         }
         self.room.file.sync_data()?;
-        self.check_linked()?;
+        if !self.is_linked()? {
+            return Err(io::ErrorKind::NotFound.into());
+        }
         self.dirty_end = 0;
         self.make_room(bytes)
     }
@@ -309,5 +334,33 @@ impl Writer {
             GroupHeader::over(&[], self.place.position, 0, self.place.chain).encode(&self.core.library.index.key);
         self.room.file.write_all_at(&trailer, self.place.offset)?;
         self.room.file.sync_data()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use events_journal::{EventLog, contract, contract::fixture::tenant};
+    use events_model::Version;
+
+    use super::*;
+    use crate::{LocalStore, Options};
+
+    #[test]
+    fn a_writer_that_panics_leaves_nobody_waiting() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = LocalStore::open(dir.path(), Options::default()).unwrap();
+        let (health, seen) = watch::channel(Health::Accepting);
+        let end = End { core: Arc::clone(store.handle.core().unwrap()), health };
+        let panicked = thread::spawn(move || {
+            let _end = end;
+            panic!("as a writer might");
+        });
+        assert!(panicked.join().is_err());
+        assert_eq!(*seen.borrow(), Health::Refusing(Refusal::Closed));
+        let commit = contract::commit(&tenant("acme"), Version(1), "c", 1, 10);
+        let error = contract::settle(store.append(Version(0), commit)).unwrap_err();
+        assert!(matches!(error, AppendError::Refused(Refusal::Closed)), "{error}");
     }
 }

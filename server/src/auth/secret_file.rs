@@ -3,16 +3,21 @@
 use std::{
     fs::{self, File, OpenOptions, Permissions},
     io::{self, Write as _},
+    ops::RangeInclusive,
     os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
 };
 
-use super::{NoEntropy, SECRET_BYTES, base64url, entropy, is_secret};
+use super::{NoEntropy, SECRET_BYTES, base64url, entropy};
 
 /// Name of the file with the operator's token.
 pub const ADMIN_TOKEN_FILE: &str = "admin-token";
 /// Name of the file with the pepper of API keys.
 pub const KEY_PEPPER_FILE: &str = "key-pepper";
+/// What an operator's token is.
+pub const ADMIN_TOKEN_FORM: &str = "a token of 16 to 256 visible ASCII characters";
+/// Fewest and most characters of an operator's token.
+const ADMIN_TOKEN_CHARS: RangeInclusive<usize> = 16..=256;
 /// Only its owner reads and writes a secret.
 const MODE: u32 = 0o600;
 
@@ -52,6 +57,11 @@ pub struct Loaded<T> {
     pub is_new: bool,
 }
 
+/// Whether a text can be the operator's token. Operators may bring their own; it only has to fit into a header.
+pub fn is_admin_token(text: &str) -> bool {
+    ADMIN_TOKEN_CHARS.contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
 /// Reads the operator's token, or makes it.
 ///
 /// # Errors
@@ -60,10 +70,8 @@ pub fn admin_token(directory: &Path) -> Result<Loaded<String>, Error> {
     let path = directory.join(ADMIN_TOKEN_FILE);
     let (text, is_new) = load_or_create(&path, base64url)?;
     let secret = text.trim().to_owned();
-    // Operators may bring their own token; it only has to fit into a header.
-    let fits = (16..=256).contains(&secret.len()) && secret.bytes().all(|byte| byte.is_ascii_graphic());
-    if !fits && !is_secret(&secret) {
-        return Err(Error::Malformed { path, expected: "a token of 16 to 256 visible ASCII characters" });
+    if !is_admin_token(&secret) {
+        return Err(Error::Malformed { path, expected: ADMIN_TOKEN_FORM });
     }
     Ok(Loaded { secret, is_new })
 }
@@ -125,6 +133,7 @@ pub fn save(path: &Path, text: &str) -> Result<(), Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::auth::is_secret;
 
     #[test]
     fn the_first_start_makes_secrets_only_their_owner_reads_and_the_next_finds_them() {

@@ -40,6 +40,9 @@ pub(crate) enum Command {
     /// Start everything with a simulated model and a tenant `demo`, send one request, show it, stay up
     Dev(Listen),
     /// Run the server
+    ///
+    /// Operators show an admin token: that of $FREEHOLD_ADMIN_TOKEN if it is set (16 to 256 visible ASCII characters),
+    /// else the one that the first start has written into the data directory.
     Serve(Listen),
     /// Run a simulated OpenAI-compatible upstream, seeded, with faults on request
     Simulate(Simulate),
@@ -127,6 +130,8 @@ pub(crate) enum Tenant {
         tenant: TenantId,
     },
     /// Move a tenant to another plan
+    ///
+    /// Ceilings that the old plan brought go with it; those set with set-budget stay.
     SetPlan {
         /// The tenant
         tenant: TenantId,
@@ -190,7 +195,8 @@ pub(crate) enum Key {
 pub(crate) struct Source {
     /// Read the data directory (--data) instead of asking the server; works while it runs or not
     ///
-    /// Without it, the directory is read too when --data is given and no server is reachable.
+    /// Without it, the directory is read instead if --data is given, --server is not, and no server is reachable at
+    /// $FREEHOLD_SERVER or grpc.listen.
     #[arg(long)]
     pub(crate) offline: bool,
 }

@@ -141,6 +141,12 @@ impl From<Status> for Failure {
                 problem.unwrap_or_else(|| Problem::new(text)).hint("the server refuses or is not reachable; try again")
             }
             Code::ResourceExhausted | Code::Aborted => problem.hint("try again in a moment"),
+            // Our servers' errors have particulars; what has none is another's answer, such as the HTTP listener's.
+            Code::Unimplemented | Code::Internal if status.details().is_empty() => {
+                Problem::new(format!("what answers is no Freehold server's gRPC: {text}"))
+                    .code(UNREACHABLE)
+                    .hint("name the gRPC address with --server, by default port 7600; 7601 is the HTTP API")
+            }
             Code::Unimplemented => problem.hint("the address answers, but is no Freehold server of this version"),
             Code::Ok
             | Code::Cancelled

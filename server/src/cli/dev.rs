@@ -59,7 +59,8 @@ pub(super) async fn run(
     output: &mut Output,
     started: Stopwatch,
 ) -> Result<(), Failure> {
-    let mut config = config::load(&listen.flags(common), &Environment::read())?;
+    let environment = Environment::read();
+    let mut config = config::load(&listen.flags(common), &environment)?;
     if listen.dump_config {
         return dump(&config, output);
     }
@@ -70,7 +71,7 @@ pub(super) async fn run(
     let simulator = simulator.map_err(|error| Problem::new("start the simulated upstream").because(&error))?;
     add_upstream(&mut config, simulator.address())?;
     let (data, drain_timeout) = (config.data.clone(), config.requests.drain_timeout);
-    let platform = Platform::start(config).await?;
+    let platform = Platform::start_with(config, environment.admin_token()).await?;
     let token = Secret::new(platform.admin_token().to_owned());
     let client = Client::connect_to(platform.grpc_address(), &token).await?;
     ensure_tenant(&client).await?;

@@ -5,7 +5,7 @@ use std::fmt;
 use events_journal::ReadError;
 use events_journal_sled::OpenError;
 
-use crate::config;
+use crate::{config, platform::io_code};
 
 /// Page of a server that is not reachable.
 pub(crate) const UNREACHABLE: &str = "E0010";
@@ -133,7 +133,10 @@ impl From<OpenError> for Failure {
             OpenError::Locked { .. } => problem.code("E0001").hint("stop that process, or name another --data").into(),
             OpenError::Corrupt { .. } => problem.code("E0002").into(),
             OpenError::UnsupportedVersion { .. } => problem.code("E0011").into(),
-            OpenError::Io { .. } => problem.into(),
+            OpenError::Io { source, .. } => match io_code(&source) {
+                Some(code) => problem.code(code).into(),
+                None => problem.into(),
+            },
         }
     }
 }
@@ -145,5 +148,19 @@ impl From<ReadError> for Failure {
             ReadError::Corrupt { .. } | ReadError::Decode { .. } => problem.code("E0002").into(),
             ReadError::Io { .. } => problem.into(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{io, sync::Arc};
+
+    use super::*;
+
+    #[test]
+    fn a_directory_that_cannot_be_read_has_the_number_that_a_start_gives_it() {
+        let source = Arc::new(io::Error::from(io::ErrorKind::PermissionDenied));
+        let failure = Failure::from(OpenError::Io { what: "open".to_owned(), source });
+        assert!(matches!(&failure, Failure::Problem(problem) if problem.code == Some("E0004")), "{failure:?}");
     }
 }

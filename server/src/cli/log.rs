@@ -1,6 +1,6 @@
 //! `freehold log ...`: reads a data directory, beside a running server or without one, and changes nothing.
 
-use std::path::Path;
+use std::{fs, path::Path};
 
 use events_journal::{Direction, EventLog as _, Filter, Recorded};
 use events_journal_sled::{LocalStore, verify as verify_log};
@@ -12,9 +12,10 @@ use serde_json::{Value, json};
 use super::{
     arguments::Log,
     failure::{Failure, Problem},
-    output::{Output, is_watched},
+    output::{Output, is_watched, note},
     show,
 };
+use crate::platform::io_code;
 
 /// Commits a read.
 const PAGE_LEN: usize = 1_000;
@@ -41,8 +42,16 @@ pub(super) fn open(data: &Path) -> Result<LocalStore, Failure> {
 }
 
 fn require(data: &Path) -> Result<(), Failure> {
-    if data.join("log").is_dir() {
-        return Ok(());
+    let directory = data.join("log");
+    match fs::metadata(&directory) {
+        Ok(found) if found.is_dir() => return Ok(()),
+        Ok(_) => {}
+        Err(error) => {
+            if let Some(code) = io_code(&error) {
+                let problem = Problem::new(format!("look into {}", directory.display()));
+                return Err(problem.because(&error).code(code).into());
+            }
+        }
     }
     let problem = Problem::new(format!("there is no log in {}", data.display()));
     Err(problem.hint("name the data directory with --data; a server creates the log").into())
@@ -78,8 +87,8 @@ fn stat(data: &Path, output: &mut Output) -> Result<(), Failure> {
         ("events", show::count(stat.events)),
         ("streams", show::count(stat.streams)),
         ("segments", show::count(stat.segments as u64)),
-        ("log", show::size(stat.log_bytes)),
-        ("index", show::size(stat.index_bytes)),
+        ("log", format!("{} of records", show::size(stat.log_bytes))),
+        ("index", format!("{} of files", show::size(stat.index_bytes))),
         ("first", time(stat.first_recorded_at)),
         ("last", time(stat.last_recorded_at)),
         ("read in", show::millis(opening.duration_us)),
@@ -93,14 +102,19 @@ fn cat(data: &Path, from: Position, limit: u64, filter: &Filter, output: &mut Ou
     let store = open(data)?;
     let head = store.head_position();
     let (mut next, mut left) = (from, limit);
+    let mut is_empty = limit > 0;
     while left > 0 && next <= head {
         let most = usize::try_from(left).unwrap_or(usize::MAX).min(PAGE_LEN);
         let page = store.read_log(next, Direction::Forward, filter, most)?;
         for recorded in &page.commits {
             print(recorded, output)?;
         }
+        is_empty &= page.commits.is_empty();
         left = left.saturating_sub(page.commits.len() as u64);
         next = page.next;
+    }
+    if is_empty {
+        note("no commit matches");
     }
     Ok(())
 }
@@ -194,7 +208,7 @@ fn verify(data: &Path, output: &mut Output) -> Result<(), Failure> {
             "bytes": verified.bytes,
         })),
         Ok(verified) => output.line(format_args!(
-            "fine: {} with {} in {}, {}, {}, every byte checked",
+            "fine: {} with {} in {}, {}, {} of files, every byte checked",
             show::things(verified.commits, "commit"),
             show::things(verified.events, "event"),
             show::things(verified.streams, "stream"),

@@ -1,7 +1,8 @@
 //! The one place that writes to standard output and, for people, to standard error.
 //!
 //! Invariants: results go to standard output, everything else to standard error; a reader that went away (`| head`)
-//! ends the program quietly with exit code 0; there are no colours.
+//! ends the program quietly with exit code 0; there are no colours; what others have written (names, labels, reasons)
+//! cannot steer a terminal: control characters are shown as escapes. JSON escapes them by itself.
 
 use std::{
     fmt::Display,
@@ -40,9 +41,14 @@ impl Output {
         self.json
     }
 
-    /// Writes a line.
+    /// Writes a line; a line break in it is shown as an escape.
     pub(crate) fn line(&mut self, text: impl Display) -> Result<(), Failure> {
-        written(writeln!(self.out, "{text}"))
+        written(writeln!(self.out, "{}", visible(&text.to_string(), "")))
+    }
+
+    /// Writes lines.
+    pub(crate) fn lines(&mut self, text: impl Display) -> Result<(), Failure> {
+        written(writeln!(self.out, "{}", visible(&text.to_string(), "\n")))
     }
 
     /// Writes one JSON document, indented.
@@ -68,7 +74,7 @@ impl Output {
         table.set_header(columns.iter().map(|column| match column {
             Column::Left(name) | Column::Right(name) => name.to_uppercase(),
         }));
-        table.add_rows(rows);
+        table.add_rows(rows.into_iter().map(|row| row.iter().map(|cell| visible(cell, "")).collect::<Vec<_>>()));
         for (index, column) in columns.iter().enumerate() {
             if let Some(set) = table.column_mut(index) {
                 set.set_padding((0, 2)).set_cell_alignment(match column {
@@ -77,7 +83,7 @@ impl Output {
                 });
             }
         }
-        self.line(table.trim_fmt())
+        self.lines(table.trim_fmt())
     }
 
     /// Hands everything to the reader.
@@ -101,5 +107,30 @@ pub(crate) fn is_watched() -> bool {
 /// Says something that is no result.
 pub(crate) fn note(text: impl Display) {
     // Nobody can be told that standard error is gone.
-    writeln!(io::stderr().lock(), "{text}").ok();
+    writeln!(io::stderr().lock(), "{}", visible(&text.to_string(), "\n")).ok();
+}
+
+/// A text with its control characters as escapes (ESC as `\u{1b}`), except for those that are kept.
+fn visible(text: &str, keep: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for letter in text.chars() {
+        if letter.is_control() && !keep.contains(letter) {
+            shown.extend(letter.escape_default());
+        } else {
+            shown.push(letter);
+        }
+    }
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_characters_are_shown_and_not_sent_to_the_terminal() {
+        let text = "a\u{1b}[2J\u{7}\nb\r\u{9b}1m\u{7f}é";
+        assert_eq!(visible(text, ""), r"a\u{1b}[2J\u{7}\nb\r\u{9b}1m\u{7f}é");
+        assert_eq!(visible("a\nb\tc", "\n"), "a\nb\\tc");
+    }
 }

@@ -1,6 +1,7 @@
 //! `freehold episode ...` and `freehold state`: asks the server, or reads the data directory.
 //!
-//! The directory is read with `--offline`, and also when `--data` is given and no server is reachable.
+//! The directory is read with `--offline`, and also when `--data` is given, `--server` is not, and no server is
+//! reachable.
 
 use std::path::PathBuf;
 

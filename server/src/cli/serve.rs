@@ -28,14 +28,15 @@ pub(super) async fn serve(
     output: &mut Output,
     started: Stopwatch,
 ) -> Result<(), Failure> {
-    let config = config::load(&listen.flags(common), &Environment::read())?;
+    let environment = Environment::read();
+    let config = config::load(&listen.flags(common), &environment)?;
     if listen.dump_config {
         return dump(&config, output);
     }
     start_telemetry(&config.telemetry)?;
     let mut signals = Signals::install()?;
     let drain_timeout = config.requests.drain_timeout;
-    let platform = Platform::start(config).await?;
+    let platform = Platform::start_with(config, environment.admin_token()).await?;
     let (http, grpc) = (platform.http_address(), platform.grpc_address());
     let ready = started.elapsed();
     if output.json() {
@@ -81,7 +82,7 @@ pub(super) fn dump(config: &Config, output: &mut Output) -> Result<(), Failure> 
         return output.document(config);
     }
     let text = config.to_toml().map_err(|error| Problem::new("write the configuration as TOML").because(&error))?;
-    output.line(text.trim_end())
+    output.lines(text.trim_end())
 }
 
 /// Starts log lines.
@@ -105,6 +106,7 @@ impl From<StartError> for Failure {
             StartError::Certificates { .. } | StartError::Upstream(_) | StartError::PriceBookRefused(_) => {
                 problem.misuse()
             }
+            StartError::AdminTokenVariable => problem.misuse().hint("unset it to use the data directory's token"),
             StartError::Listen { .. } => problem.hint("name a free one with --http-listen or --grpc-listen; 0 chooses"),
             StartError::Open(OpenError::Locked { .. }) => problem.hint("stop that process, or name another --data"),
             StartError::UpstreamKey(_) => {

@@ -77,9 +77,9 @@ pub struct Http {
     /// Largest request body. Since v0.1.
     #[serde(with = "unit::bytes")]
     pub body_bytes_max: usize,
-    /// Most connections at once. Since v0.1.
+    /// Most connections at once; gRPC's listener takes as many of its own. Since v0.1.
     pub connections_max: usize,
-    /// Longest wait for the head of a request. Since v0.1.
+    /// Longest wait for the head of a request, and for the beginning of a gRPC connection. Since v0.1.
     #[serde(with = "unit::duration")]
     pub header_timeout: Duration,
 }

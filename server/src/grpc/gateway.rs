@@ -98,7 +98,7 @@ impl Service for Gateway {
 /// Messages as they come; one without text (the chunk that names the role) is not worth sending.
 fn answers(request_id: RequestId, model: String, items: mpsc::Receiver<Item>) -> Answers {
     let request_id = request_id.to_string();
-    Box::pin(futures::stream::unfold(items, move |mut items| {
+    Box::pin(futures::stream::unfold((items, false), move |(mut items, is_over)| {
         let message = StreamCompleteResponse {
             request_id: request_id.clone(),
             model: model.clone(),
@@ -107,20 +107,23 @@ fn answers(request_id: RequestId, model: String, items: mpsc::Receiver<Item>) ->
             usage: None,
         };
         async move {
+            if is_over {
+                return None;
+            }
             loop {
-                match items.recv().await? {
+                match items.recv().await.unwrap_or_else(Item::broken_off) {
                     Item::Chunk { text, .. } if text.is_empty() => {}
                     Item::Chunk { text, .. } => {
-                        return Some((Ok(StreamCompleteResponse { delta: text, ..message }), items));
+                        return Some((Ok(StreamCompleteResponse { delta: text, ..message }), (items, false)));
                     }
                     Item::End(Ended { finish_reason, usage: used, cost, .. }) => {
                         let finish_reason = finish_reason.unwrap_or_default();
                         let usage = Some(usage(used, cost));
-                        return Some((Ok(StreamCompleteResponse { finish_reason, usage, ..message }), items));
+                        return Some((Ok(StreamCompleteResponse { finish_reason, usage, ..message }), (items, true)));
                     }
                     Item::Failed(failure) => {
                         crate::http::error::log(&failure);
-                        return Some((Err(status::failure(&failure)), items));
+                        return Some((Err(status::failure(&failure)), (items, true)));
                     }
                 }
             }
@@ -146,5 +149,27 @@ fn failure(request_id: RequestId, failed: &Failed) -> Status {
 fn put_id(metadata: &mut MetadataMap, request_id: RequestId) {
     if let Ok(value) = request_id.to_string().parse() {
         metadata.insert(REQUEST_ID, value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::StreamExt as _;
+    use tonic::Code;
+    use tonic_types::StatusExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_stream_whose_task_ended_early_ends_with_an_internal_error() {
+        let (sink, items) = mpsc::channel(2);
+        sink.send(Item::Chunk { frame: bytes::Bytes::new(), text: "hi".to_owned() }).await.unwrap();
+        drop(sink);
+        let all: Vec<_> = answers(RequestId::from_bytes([7; 16]), "m".to_owned(), items).collect().await;
+        assert_eq!(all.len(), 2);
+        assert_eq!(all[0].as_ref().unwrap().delta, "hi");
+        let status = all[1].as_ref().unwrap_err();
+        assert_eq!(status.code(), Code::Internal);
+        assert_eq!(status.get_error_details().error_info().unwrap().reason, "INTERNAL");
     }
 }

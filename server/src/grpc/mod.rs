@@ -6,6 +6,7 @@
 //! `model_path` and the actors.
 
 mod admin;
+mod connections;
 mod convert;
 mod episodes;
 mod gateway;
@@ -25,12 +26,10 @@ use proto::{
 };
 use tokio::{net::TcpListener, time::interval};
 use tokio_util::task::TaskTracker;
-use tonic::{
-    service::interceptor::InterceptedService,
-    transport::{Server, server::TcpIncoming},
-};
+use tonic::{service::interceptor::InterceptedService, transport::Server};
 use tonic_health::{ServingStatus, server::HealthReporter};
 use tonic_reflection::server::Builder;
+use tower::util::MapResponseLayer;
 
 pub use self::status::DOMAIN;
 use self::{admin::Admin, episodes::Episodes, gateway::Gateway, tenants::Tenants};
@@ -62,6 +61,10 @@ pub(crate) struct App {
     pub(crate) inputs: DecisionContext,
     /// Largest request message, bytes.
     pub(crate) message_bytes_max: usize,
+    /// Most connections at once.
+    pub(crate) connections_max: usize,
+    /// How long a connection may take to begin.
+    pub(crate) begin_timeout: Duration,
 }
 
 /// Why the server ended by itself.
@@ -80,6 +83,7 @@ pub(crate) async fn serve(listener: TcpListener, app: Arc<App>, tasks: TaskTrack
     let (reporter, health) = tonic_health::server::health_reporter();
     tasks.spawn(report(reporter, app.readiness.clone(), stop.clone()));
     let bytes_max = app.message_bytes_max;
+    let incoming = connections::accept(listener, app.connections_max, app.begin_timeout);
     let admin = Admin::new(&app);
     let tenants = TenantsServer::new(Tenants(Arc::clone(&app))).max_decoding_message_size(bytes_max);
     let episodes = EpisodesServer::new(Episodes(Arc::clone(&app))).max_decoding_message_size(bytes_max);
@@ -90,6 +94,7 @@ pub(crate) async fn serve(listener: TcpListener, app: Arc<App>, tasks: TaskTrack
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
     Server::builder()
+        .layer(MapResponseLayer::new(status::detailed))
         .max_concurrent_streams(STREAMS_MAX)
         .http2_max_header_list_size(HEADERS_BYTES_MAX)
         .http2_keepalive_interval(Some(PROBE))
@@ -100,10 +105,7 @@ pub(crate) async fn serve(listener: TcpListener, app: Arc<App>, tasks: TaskTrack
         .add_service(gateway)
         .add_service(InterceptedService::new(tenants, admin.clone()))
         .add_service(InterceptedService::new(episodes, admin))
-        .serve_with_incoming_shutdown(
-            TcpIncoming::from(listener).with_nodelay(Some(true)),
-            stop.drain.cancelled_owned(),
-        )
+        .serve_with_incoming_shutdown(incoming, stop.drain.cancelled_owned())
         .await
         .map_err(Error::Transport)
 }

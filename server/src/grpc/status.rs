@@ -7,10 +7,13 @@ use actors_core::tenant::{Rejection, Tenant};
 use actors_shell::{Rejected, Unavailable};
 use events_model::DurationUs;
 use gateway::openai::ApiError;
-use tonic::{Code, Status};
+use tonic::{Code, Status, body::Body};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
-use crate::model_path::{Failed, Failure};
+use crate::{
+    model_path::{Failed, Failure},
+    readiness::refusal_code,
+};
 
 /// `ErrorInfo.domain` of every error.
 pub const DOMAIN: &str = "freehold";
@@ -62,6 +65,45 @@ pub(crate) fn invalid(field: &str, why: impl Into<String>) -> Status {
     let mut details = ErrorDetails::with_error_info("INVALID_ARGUMENT", DOMAIN, HashMap::new());
     details.add_bad_request_violation(field, why.clone());
     Status::with_error_details(Code::InvalidArgument, format!("{field}: {why}"), details)
+}
+
+/// Adds the particulars to an error that was found before any of our code was asked: a message that cannot be read, a
+/// method that does not exist. Our own errors have theirs.
+pub(super) fn detailed(response: http::Response<Body>) -> http::Response<Body> {
+    let headers = response.headers();
+    if !headers.contains_key(Status::GRPC_STATUS) || headers.contains_key(Status::GRPC_STATUS_DETAILS) {
+        return response;
+    }
+    let Some(found) = Status::from_header_map(headers).filter(|status| status.code() != Code::Ok) else {
+        return response;
+    };
+    let (code, reason) = match found.code() {
+        Code::Internal => (Code::InvalidArgument, "MALFORMED_REQUEST"),
+        Code::OutOfRange => (Code::InvalidArgument, "MESSAGE_TOO_LARGE"),
+        Code::Unimplemented if found.message().is_empty() => (Code::Unimplemented, "UNKNOWN_METHOD"),
+        Code::Unimplemented => (Code::Unimplemented, "UNSUPPORTED_ENCODING"),
+        Code::NotFound => (Code::NotFound, "NOT_FOUND"),
+        Code::Cancelled => (Code::Cancelled, "CANCELLED"),
+        Code::DeadlineExceeded => (Code::DeadlineExceeded, "DEADLINE_EXCEEDED"),
+        code @ (Code::Ok
+        | Code::Unknown
+        | Code::InvalidArgument
+        | Code::AlreadyExists
+        | Code::PermissionDenied
+        | Code::ResourceExhausted
+        | Code::FailedPrecondition
+        | Code::Aborted
+        | Code::Unavailable
+        | Code::DataLoss
+        | Code::Unauthenticated) => (code, "REQUEST_FAILED"),
+    };
+    let message = match (found.message(), code) {
+        ("", Code::Unimplemented) => "there is no such method",
+        ("", code) => code.description(),
+        (message, _) => message,
+    };
+    let details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new());
+    Status::with_error_details_and_metadata(code, message, details, found.metadata().clone()).into_http()
 }
 
 /// What a caller of the gateway hears.
@@ -147,7 +189,13 @@ pub(crate) fn unavailable(unavailable: &Unavailable) -> Status {
     let row = match unavailable {
         Unavailable::Overloaded { retry_after } => Row::again(Code::ResourceExhausted, "OVERLOADED", *retry_after),
         Unavailable::Aborted(_) => Row::again(Code::Aborted, "ABORTED", SOON),
-        Unavailable::Refusing(_) => Row::again(Code::Unavailable, "LOG_REFUSING", SOON),
+        Unavailable::Refusing(refusal) => {
+            let row = Row::again(Code::Unavailable, "LOG_REFUSING", SOON);
+            match refusal_code(refusal) {
+                Some(code) => row.with("error", code),
+                None => row,
+            }
+        }
         Unavailable::Storage(_) => Row::again(Code::Unavailable, "STORAGE", SOON),
         Unavailable::Restarted => Row::again(Code::Unavailable, "RESTARTED", SOON),
         Unavailable::Closed => Row::again(Code::Unavailable, "SHUTTING_DOWN", SOON),

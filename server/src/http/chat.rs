@@ -63,12 +63,16 @@ fn stream_response(streaming: Streaming) -> Response {
 /// Server-sent events as they come; those that wait together are written together.
 fn frames(items: mpsc::Receiver<Item>) -> impl futures::Stream<Item = Result<Bytes, Infallible>> {
     let waiting = Vec::with_capacity(STREAM_ITEMS_MAX);
-    futures::stream::unfold((items, waiting), |(mut items, mut waiting)| async move {
-        if items.recv_many(&mut waiting, STREAM_ITEMS_MAX).await == 0 {
+    futures::stream::unfold((items, waiting, false), |(mut items, mut waiting, mut is_over)| async move {
+        if is_over {
             return None;
         }
+        if items.recv_many(&mut waiting, STREAM_ITEMS_MAX).await == 0 {
+            waiting.push(Item::broken_off());
+        }
+        is_over = waiting.last().is_some_and(Item::is_last);
         let bytes = written(&mut waiting);
-        Some((Ok(bytes), (items, waiting)))
+        Some((Ok(bytes), (items, waiting, is_over)))
     })
 }
 
@@ -93,4 +97,46 @@ fn written(items: &mut Vec<Item>) -> Bytes {
         }
     }
     out.freeze()
+}
+
+#[cfg(test)]
+mod tests {
+    use events_model::{
+        NanoUsd, Tokens,
+        tenant::{Usage, UsageSource},
+    };
+    use futures::StreamExt as _;
+
+    use super::*;
+    use crate::model_path::Ended;
+
+    async fn frames_of(items: Vec<Item>) -> String {
+        let (sink, receiver) = mpsc::channel(STREAM_ITEMS_MAX);
+        for item in items {
+            sink.send(item).await.unwrap();
+        }
+        drop(sink);
+        let frames: Vec<Bytes> = frames(receiver).map(Result::unwrap).collect().await;
+        String::from_utf8(frames.concat()).unwrap()
+    }
+
+    fn chunk() -> Item {
+        Item::Chunk { frame: Bytes::from_static(b"data: {}\n\n"), text: String::new() }
+    }
+
+    #[tokio::test]
+    async fn a_stream_whose_task_ended_early_ends_with_an_error_and_is_not_done() {
+        let text = frames_of(vec![chunk()]).await;
+        assert!(text.starts_with("data: {}\n\ndata: {\"error\":") && text.contains("server_error"), "{text}");
+        assert!(!text.contains("[DONE]"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_ended_says_nothing_after_its_end() {
+        let source = UsageSource::Reported;
+        let usage = Usage { prompt_tokens: Tokens(1), completion_tokens: Tokens(1), source };
+        let cost = NanoUsd(1);
+        let end = Item::End(Ended { finish_reason: None, usage, cost, usage_frame: None });
+        assert_eq!(frames_of(vec![chunk(), end]).await, "data: {}\n\ndata: [DONE]\n\n");
+    }
 }

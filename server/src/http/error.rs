@@ -10,7 +10,10 @@ use http::StatusCode;
 use tracing::error;
 
 use super::{JSON, headers, with_type};
-use crate::model_path::{Failed, Failure, chain};
+use crate::{
+    model_path::{Failed, Failure, chain},
+    readiness::refusal_code,
+};
 
 /// When to come back after something that usually passes soon.
 const SOON: DurationUs = DurationUs::from_secs(1);
@@ -88,8 +91,9 @@ fn unavailable_error(unavailable: &Unavailable) -> ApiError {
         Unavailable::Aborted(_) | Unavailable::Restarted => {
             ApiError::unavailable(Some(SOON), "The request could not be recorded; try again.")
         }
-        Unavailable::Refusing(_) => {
-            ApiError::unavailable(Some(SOON), "Requests cannot be recorded at the moment; try again.")
+        Unavailable::Refusing(refusal) => {
+            let code = refusal_code(refusal).map(|code| format!(" [{code}]")).unwrap_or_default();
+            ApiError::unavailable(Some(SOON), format!("Requests cannot be recorded at the moment{code}; try again."))
         }
         Unavailable::Storage(_) => ApiError::unavailable(Some(SOON), "The account cannot be loaded at the moment."),
         Unavailable::Closed => ApiError::unavailable(Some(SOON), "The server is shutting down; try again."),
@@ -196,6 +200,20 @@ mod tests {
         let expected = "The day budget has $0.000000004 left, the request may need $0.000000005. \
                         It starts anew at 1970-01-02T00:00:00Z.";
         assert_eq!(error.message, expected);
+    }
+
+    #[test]
+    fn a_log_that_refuses_is_told_with_the_number_of_its_page() {
+        for (refusal, code) in
+            [(Refusal::DiskFull, "E0003"), (Refusal::ReadOnly, "E0004"), (Refusal::DirectoryRemoved, "E0005")]
+        {
+            let failure = Failure::Unavailable(Unavailable::Refusing(refusal));
+            let message = api_error(&failure).message;
+            assert_eq!(message, format!("Requests cannot be recorded at the moment [{code}]; try again."));
+            let status = crate::grpc::status::failure(&failure);
+            let details = tonic_types::StatusExt::get_error_details(&status);
+            assert_eq!(details.error_info().unwrap().metadata["error"], code);
+        }
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! The OpenAI API over HTTP/1.1 and HTTP/2, and what operators' tools ask: health, readiness, metrics.
 //!
-//! Invariants: every answer has an `x-request-id` of ours; every error has OpenAI's body, also for paths and methods
-//! that do not exist and for panics; a request is read only as far as its limits allow. What a request means and costs
-//! is decided in `model_path`.
+//! Invariants: every request that could be read is answered with an `x-request-id` of ours, and every error of these
+//! with OpenAI's body, also for paths and methods that do not exist and for panics; what is no HTTP, or a head beyond
+//! its limits, is refused by the HTTP library without them; a request is read only as far as its limits allow. What a
+//! request means and costs is decided in `model_path`.
 
 mod body;
 mod chat;

@@ -1,6 +1,9 @@
 //! `GET /v1/models` and `GET /v1/models/{id}`: what clients may name.
 
-use axum::{extract::Path, response::Response};
+use axum::{
+    extract::{Path, rejection::PathRejection},
+    response::Response,
+};
 use gateway::openai::ApiError;
 use http::HeaderMap;
 use serde::Serialize;
@@ -37,9 +40,11 @@ pub(super) async fn list(state: State, headers: HeaderMap) -> Response {
     listed.await.unwrap_or_else(|failed| error::failed_response(&failed))
 }
 
-pub(super) async fn show(state: State, Path(id): Path<String>, headers: HeaderMap) -> Response {
+pub(super) async fn show(state: State, id: Result<Path<String>, PathRejection>, headers: HeaderMap) -> Response {
     let shown = async {
         state.path.authenticate(headers::bearer(&headers)).await?;
+        let not_text = |_| ApiError::bad_request(Some("invalid_utf8"), None, "The model's name is not UTF-8.");
+        let Path(id) = id.map_err(not_text)?;
         match state.path.routing().models().into_iter().find(|model| *model == id) {
             Some(model) => json(&Model::new(&state, model)),
             None => Err(ApiError::model_not_found(&shortened(&id)).into()),

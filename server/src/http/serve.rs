@@ -30,6 +30,8 @@ use crate::shutdown::Stop;
 /// Most headers of a request, and most bytes of all of them.
 const HEADERS_MAX: usize = 100;
 const HEADERS_BYTES_MAX: u32 = 64 * 1024;
+/// Largest buffer of an HTTP/1 connection, which a request's head must fit in; bodies pass through it in pieces.
+const HTTP1_BUFFER_BYTES_MAX: usize = 64 * 1024;
 /// Most requests at once on one HTTP/2 connection.
 const HTTP2_STREAMS_MAX: u32 = 256;
 /// How often a silent HTTP/2 connection is probed, and how long it may take to answer.
@@ -117,7 +119,12 @@ async fn run(stream: TcpStream, serving: &Serving) {
 
 fn builder(header_timeout: Duration) -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(header_timeout).max_headers(HEADERS_MAX);
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(header_timeout)
+        .max_headers(HEADERS_MAX)
+        .max_buf_size(HTTP1_BUFFER_BYTES_MAX);
     builder
         .http2()
         .timer(TokioTimer::new())

@@ -12,6 +12,7 @@
 mod admit;
 mod call;
 mod failure;
+mod guard;
 mod plain;
 mod routing;
 mod settle;
@@ -32,7 +33,7 @@ pub(crate) use self::settle::{Closing, Recording, look_up, settle};
 pub use self::{
     failure::{Failed, Failure, chain},
     plain::Completion,
-    routing::{Routing, USAGE_LOOKUP_MAX, micros},
+    routing::{Routing, USAGE_LOOKUP_MAX, micros, overdue_grace},
     stream::{Ended, Item, STREAM_ITEMS_MAX, Streaming},
 };
 use crate::{
@@ -135,6 +136,7 @@ struct Work {
     path: ModelPath,
     submission: Submission,
     _slot: OwnedSemaphorePermit,
+    _panics: guard::CountsPanic,
 }
 
 impl ModelPath {
@@ -208,6 +210,7 @@ impl ModelPath {
         }
         let limit = self.parts().in_flight_max;
         let slot = Arc::clone(&self.inner.slots).try_acquire_owned().map_err(|_| Failure::TooManyInFlight { limit })?;
-        Ok(Work { path: self.clone(), submission, _slot: slot })
+        let panics = guard::CountsPanic(self.parts().metrics.panics.clone());
+        Ok(Work { path: self.clone(), submission, _slot: slot, _panics: panics })
     }
 }

@@ -17,6 +17,7 @@ use super::{
     admit::Admitted,
     call::{Interruption, unsettled},
     failure::{Failed, Failure},
+    guard::InFlight,
     settle::Ending,
 };
 
@@ -67,10 +68,9 @@ impl Work {
                 return;
             }
         };
-        let in_flight = &self.path.parts().metrics.model_in_flight;
-        in_flight.inc();
+        let in_flight = InFlight::new(&self.path.parts().metrics.model_in_flight);
         let result = self.call_and_settle(&admitted, &mut reply).await;
-        in_flight.dec();
+        drop(in_flight);
         // A client that is gone does not need its answer; it is settled.
         drop(reply.send(result));
     }

@@ -10,6 +10,12 @@ use sha2::{Digest as _, Sha256};
 /// Longest time an upstream is asked what it billed, before what was delivered is counted instead.
 pub const USAGE_LOOKUP_MAX: Duration = Duration::from_secs(15);
 
+/// How long what fell due while nobody could act waits: a question to the upstream, and a grace for recording the
+/// answer.
+pub fn overdue_grace(reservation_grace: Duration) -> Duration {
+    USAGE_LOOKUP_MAX.saturating_add(reservation_grace)
+}
+
 /// The routing table in force and the upstreams behind it.
 #[derive(Debug)]
 pub struct Routing {
@@ -49,6 +55,11 @@ impl Routing {
         models.sort_unstable();
         models.dedup();
         models
+    }
+
+    /// How long after a start an overdue reservation is still kept, so that its upstream can be asked.
+    pub fn overdue_grace(&self) -> DurationUs {
+        micros(overdue_grace(self.reservation_grace))
     }
 
     /// How long a reservation for a call lasts: the call, the question what it was billed (if it can be asked), and a

@@ -261,7 +261,10 @@ pub(crate) async fn settle(parts: &Parts, recording: &Recording, settlement: Set
             Ok(Err(rejected)) => refused(rejected.rejection),
             Err(Unavailable::Closed) => Lost::GivenUp,
             Err(error) => {
-                if !wait(parts, recording.deadline, pause).await {
+                // While the log refuses nothing expires either, so there is no reason to give up what is known.
+                let refuses = matches!(error, Unavailable::Refusing(_) | Unavailable::Aborted(_));
+                let until = if refuses { TimestampUs(u64::MAX) } else { recording.deadline };
+                if !wait(parts, until, pause).await {
                     let error = chain(&error, TEXT_BYTES_MAX);
                     warn!(%request_id, error, "settlement given up, the reservation's deadline covers it");
                     Lost::GivenUp

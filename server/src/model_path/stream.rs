@@ -23,6 +23,7 @@ use super::{
     admit::Admitted,
     call::{Interruption, unsettled},
     failure::{Failed, Failure},
+    guard::InFlight,
     settle::{Ending, Settled},
 };
 
@@ -36,7 +37,7 @@ const LENGTH: &str = "length";
 /// A streamed answer that has begun.
 #[derive(Debug)]
 pub struct Streaming {
-    /// What comes; the last item is `End` or `Failed`. Dropping it cancels the upstream call.
+    /// What comes; the last item is `End` or `Failed`, unless the request's task panicked. Dropping it cancels the upstream call.
     pub items: mpsc::Receiver<Item>,
     /// The caller's limits right after the admission.
     pub view: View,
@@ -81,6 +82,21 @@ enum Stop {
     Interrupted(Interruption),
 }
 
+impl Item {
+    /// Whether nothing comes after it.
+    pub const fn is_last(&self) -> bool {
+        match self {
+            Self::End(_) | Self::Failed(_) => true,
+            Self::Chunk { .. } => false,
+        }
+    }
+
+    /// What stands for the last item when the items end without one: the request's task panicked.
+    pub fn broken_off() -> Self {
+        Self::Failed(Box::new(Failure::Internal { what: "the request's task ended in the middle of its answer" }))
+    }
+}
+
 type Reply = oneshot::Sender<Result<Streaming, Failed>>;
 
 /// Carries chunks from the upstream to the client.
@@ -121,10 +137,8 @@ impl Work {
                 return;
             }
         };
-        let in_flight = &self.path.parts().metrics.model_in_flight;
-        in_flight.inc();
+        let _in_flight = InFlight::new(&self.path.parts().metrics.model_in_flight);
         Box::pin(self.open_and_settle(&admitted, reply)).await;
-        in_flight.dec();
     }
 
     async fn open_and_settle(&self, admitted: &Admitted, mut reply: Reply) {

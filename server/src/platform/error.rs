@@ -4,11 +4,11 @@ use std::{io, net::SocketAddr, path::PathBuf};
 
 use actors_core::region::Rejection;
 use actors_shell::Unavailable;
-use events_journal::{ReadError, Refusal};
+use events_journal::ReadError;
 use events_journal_sled::OpenError;
 use gateway::upstream::SettingsError;
 
-use crate::{auth, config};
+use crate::{auth, config, readiness::refusal_code};
 
 /// Why it does not start.
 #[derive(Debug, thiserror::Error)]
@@ -22,6 +22,9 @@ pub enum StartError {
     /// The operator's token cannot be used.
     #[error("load the admin token")]
     AdminToken(#[source] auth::secret_file::Error),
+    /// The operator's token that the environment holds cannot be used.
+    #[error("FREEHOLD_ADMIN_TOKEN is not {}", auth::secret_file::ADMIN_TOKEN_FORM)]
+    AdminTokenVariable,
     /// The pepper of API keys cannot be used.
     #[error("load the pepper of API keys")]
     KeyPepper(#[source] auth::secret_file::Error),
@@ -79,7 +82,7 @@ impl StartError {
             Self::Open(OpenError::UnsupportedVersion { .. }) => Some("E0011"),
             Self::Open(OpenError::Io { source, .. }) => io_code(source),
             Self::Read(error) => read_code(error),
-            Self::AdminToken(auth::secret_file::Error::Malformed { .. }) => Some("E0009"),
+            Self::AdminTokenVariable | Self::AdminToken(auth::secret_file::Error::Malformed { .. }) => Some("E0009"),
             Self::AdminToken(auth::secret_file::Error::Io { source, .. })
             | Self::KeyPepper(auth::secret_file::Error::Io { source, .. }) => io_code(source),
             Self::Listen { .. } => Some("E0007"),
@@ -106,16 +109,7 @@ const fn read_code(error: &ReadError) -> Option<&'static str> {
     }
 }
 
-const fn refusal_code(refusal: &Refusal) -> Option<&'static str> {
-    match refusal {
-        Refusal::DiskFull => Some("E0003"),
-        Refusal::ReadOnly => Some("E0004"),
-        Refusal::DirectoryRemoved => Some("E0005"),
-        Refusal::Disk(_) | Refusal::Closed => None,
-    }
-}
-
-fn io_code(error: &io::Error) -> Option<&'static str> {
+pub(crate) fn io_code(error: &io::Error) -> Option<&'static str> {
     let kind = error.kind();
     if matches!(kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
         return Some("E0003");

@@ -150,4 +150,6 @@ async fn too_many_headers_are_refused() {
     }
     let reply = world.send(request.body(Full::default()).unwrap()).await;
     assert_eq!(reply.status.as_u16(), 431);
+    let large = Request::get(world.url("/healthz")).header("x-large", "a".repeat(80 * 1024)).body(Full::default());
+    assert_eq!(world.send(large.unwrap()).await.status.as_u16(), 431);
 }

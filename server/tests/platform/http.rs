@@ -63,6 +63,8 @@ async fn models_are_listed_for_those_who_have_a_key() {
     let unknown = world.get("/v1/models/nobody%0d%0ax:%20y").await;
     assert_eq!((unknown.status.as_u16(), &unknown.error()["code"]), (404, &json!("model_not_found")));
     assert!(!unknown.error()["message"].as_str().unwrap().contains(['\r', '\n']));
+    let no_text = world.get("/v1/models/%ff").await;
+    assert_eq!((no_text.status.as_u16(), &no_text.error()["code"]), (400, &json!("invalid_utf8")));
     let stranger = world.send(Request::get(world.url("/v1/models")).body(Full::default()).unwrap()).await;
     assert_eq!((stranger.status.as_u16(), &stranger.error()["code"]), (401, &json!("invalid_api_key")));
     assert_eq!(stranger.header("www-authenticate"), "Bearer");

@@ -13,6 +13,7 @@
 mod bad_input;
 mod crowd;
 mod grpc;
+mod grpc_input;
 mod http;
 mod lifecycle;
 mod limits;

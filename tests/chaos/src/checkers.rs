@@ -68,7 +68,7 @@ impl Ledger {
                 *self.refusals.entry(why.clone()).or_default() += 1;
             }
             Line::Unknown { .. } => self.unknown += 1,
-            Line::Ready | Line::Done | Line::Health(_) | Line::NotOpen(_) | Line::Broken(_) => (),
+            Line::Ready | Line::Done | Line::Head(_) | Line::Health(_) | Line::NotOpen(_) | Line::Broken(_) => (),
         }
     }
 

@@ -1,7 +1,7 @@
 //! The program that suffers: opens a store, appends from several threads in pipelines, and says what it was told.
 //!
 //! Commands on standard input: `run` (append until killed), `append <n>` (each thread appends n commits, then `done`),
-//! `health`, `recover` (wait until appends are accepted), `close`. Its end of input is `close`.
+//! `head`, `health`, `recover` (wait until appends are accepted), `close`. Its end of input is `close`.
 
 use std::{
     collections::VecDeque,
@@ -55,6 +55,7 @@ pub fn run(dir: &Path, plan: Plan) -> Result<()> {
         match command.split_once(' ').unwrap_or((&command, "")) {
             ("run", _) => append_all(&mut writers, &log, u64::MAX)?,
             ("append", count) => append_all(&mut writers, &log, count.parse().context("read a count")?)?,
+            ("head", _) => say(&Line::Head(log.head_position().0))?,
             ("health", _) => say(&Line::Health(health(&log.watch_health().borrow())))?,
             ("recover", _) => {
                 let mut health = log.watch_health();

@@ -129,6 +129,8 @@ pub enum Line {
     },
     /// A command is done.
     Done,
+    /// The last position that readers are shown.
+    Head(u64),
     /// Whether appends are accepted: `accepting` or why not, one word.
     Health(String),
     /// The store does not open.
@@ -145,6 +147,7 @@ impl fmt::Display for Line {
             Self::NotWritten { stream, id, why } => write!(f, "not {stream} {id} {why}"),
             Self::Unknown { stream, id } => write!(f, "may {stream} {id}"),
             Self::Done => f.write_str("done"),
+            Self::Head(position) => write!(f, "head {position}"),
             Self::Health(word) => write!(f, "health {word}"),
             Self::NotOpen(text) => write!(f, "notopen {text}"),
             Self::Broken(text) => write!(f, "broken {text}"),
@@ -171,6 +174,7 @@ impl FromStr for Line {
                 Self::NotWritten { stream: (*stream).to_owned(), id: (*id).to_owned(), why: (*why).to_owned() }
             }
             ("may", [stream, id]) => Self::Unknown { stream: (*stream).to_owned(), id: (*id).to_owned() },
+            ("head", [position]) => Self::Head(position.parse()?),
             ("health", [word]) => Self::Health((*word).to_owned()),
             ("notopen", _) => Self::NotOpen(rest.to_owned()),
             ("broken", _) => Self::Broken(rest.to_owned()),
@@ -230,6 +234,7 @@ mod tests {
             Line::Acknowledged { stream: text("tenant/a"), version: 7, id: text("1/2/3/4/5"), position: 9 },
             Line::NotWritten { stream: text("tenant/a"), id: text("1/2/3/4/5"), why: text("full") },
             Line::Unknown { stream: text("tenant/a"), id: text("1/2/3/4/5") },
+            Line::Head(12),
             Line::Health(text("accepting")),
             Line::NotOpen(text("a b c")),
             Line::Broken(text("x y")),

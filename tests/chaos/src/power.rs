@@ -4,6 +4,10 @@
 //! directory, and the next round goes on from there, so that one loss is built on another. Three kinds of loss take
 //! turns: exactly what was synced; also some of the pages that were not, since a disk writes when it likes; also names
 //! that were not.
+//!
+//! A restart may come between the death and the loss: what the killed child wrote and did not sync is then still in the
+//! page cache, and the next child must not tell anybody of it before it is durable. For such rounds the image is carried
+//! from child to child.
 
 use std::{
     collections::HashMap,
@@ -244,6 +248,22 @@ impl Recorded {
         more: &[(&'static str, OsString)],
     ) -> Result<Self> {
         let image = Image::begin(data, &data.with_extension("image"))?;
+        Self::start_on(image, program, shim, plan, ledger, more)
+    }
+
+    /// Starts a child on the data of an image that another child left: nothing becomes durable by that.
+    ///
+    /// # Errors
+    /// As `start`.
+    pub fn start_on(
+        image: Image,
+        program: &Path,
+        shim: &Shim,
+        plan: Plan,
+        ledger: &mut Ledger,
+        more: &[(&'static str, OsString)],
+    ) -> Result<Self> {
+        let data = &image.data;
         let mut environment = shim.environment(data)?;
         environment.push(image.environment());
         environment.extend_from_slice(more);
@@ -304,6 +324,59 @@ pub fn run(program: &Path, dir: &Path, dice: &mut Dice, rounds: u64) -> Result<R
     }
     report.acknowledged = ledger.acknowledged();
     Ok(report)
+}
+
+/// How the children of rounds with a restart work: small segments, so that new names are often on the way, too.
+fn small_plan(life: u64, dice: &mut Dice) -> Plan {
+    Plan { segment_bytes: 64 * 1024, bytes_max: 4 * 1024, ..plan(life, dice) }
+}
+
+/// Runs rounds in an empty directory: a child is killed in the middle of its appends, a second one goes on with what
+/// the page cache holds, and then the power fails.
+///
+/// # Errors
+/// Something that either child was told of or showed is gone; the text says the round.
+pub fn run_with_restarts(program: &Path, dir: &Path, dice: &mut Dice, rounds: u64) -> Result<Report> {
+    let shim = Shim::compile(dir)?;
+    let (mut ledger, mut report) = (Ledger::default(), Report::default());
+    let mut data = dir.join("0");
+    fs::create_dir(&data)?;
+    for round in 1..=rounds {
+        let left = dir.join(round.to_string());
+        let context = format!("round {round} of CHAOS_SEED={}", dice.seed());
+        report.stored = restart_and_lose((program, &shim), &data, &left, (round, &mut ledger), dice)
+            .with_context(|| context.clone())?;
+        fs::remove_dir_all(&data)?;
+        fs::remove_dir_all(data.with_extension("image"))?;
+        data = left;
+    }
+    report.acknowledged = ledger.acknowledged();
+    Ok(report)
+}
+
+fn restart_and_lose(
+    (program, shim): (&Path, &Shim),
+    data: &Path,
+    left: &Path,
+    (round, ledger): (u64, &mut Ledger),
+    dice: &mut Dice,
+) -> Result<u64> {
+    let plan = small_plan(2 * round, dice);
+    let Recorded { victim, image } = Recorded::start(program, shim, data, plan, ledger, &[])?;
+    victim.work_and_kill(ledger, plan, dice.skewed(1..=50), false)?;
+    let plan = small_plan(2 * round + 1, dice);
+    let Recorded { mut victim, image } = Recorded::start_on(image, program, shim, plan, ledger, &[])?;
+    let Line::Head(head) = victim.order(ledger, "head")? else { bail!("the child did not say its head") };
+    if dice.one_in(2) {
+        victim.kill(ledger)?;
+    } else {
+        victim.work_and_kill(ledger, plan, dice.skewed(1..=50), dice.one_in(2))?;
+    }
+    image.restore(left, &mut Loss::default(), dice)?;
+    let findings = check(left, plan, ledger)?;
+    findings.assert_clean("after a restart")?;
+    ensure!(findings.commits >= head, "the second child showed {head} commits, {} are left", findings.commits);
+    Ok(findings.commits)
 }
 
 /// Opens what is left as any program would, and compares.

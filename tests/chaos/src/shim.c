@@ -7,6 +7,8 @@
  *   names/<inode of a directory>  its durable names, replaced atomically: `f <inode> <generation> <name>` or
  *                                 `d <inode> <name>`.
  * The recorder is stricter than most file systems: fsync of a new file does not make its name durable.
+ * A program that goes on with the image of one that was killed finds in the page cache what that one wrote and did not
+ * sync: the first sync of a file that the program did not create covers all of it.
  * CHAOS_LIE_AFTER=<n> makes the disk a liar: after n syncs of files the bytes no longer reach the image.
  *
  * It injects faults while the file CHAOS_FAULT exists, by the word in it:
@@ -42,6 +44,8 @@
 enum fault { NONE, ENOSPC_ALL, ENOSPC_GROWTH, EROFS_ALL, EIO_SYNC, EIO_FLAKY };
 
 #define FDS_MAX 65536
+/* Beyond the end of any file. */
+#define OFF_MAX ((off_t)LLONG_MAX)
 
 struct range {
     off_t from, to;
@@ -150,6 +154,15 @@ static int object_exists(const struct file *file) {
     return access(path, F_OK) == 0;
 }
 
+static void add_range(struct file *file, off_t from, off_t to) {
+    if (file->count == file->capacity) {
+        file->capacity = file->capacity * 2 + 64;
+        file->dirty = realloc(file->dirty, file->capacity * sizeof *file->dirty);
+        if (!file->dirty) die("realloc");
+    }
+    file->dirty[file->count++] = (struct range){from, to};
+}
+
 /* The entry of a file; one that was just created must not take over the bytes of an earlier file of its inode. */
 static struct file *entry(ino_t inode, int was_created) {
     struct file *found = NULL;
@@ -169,6 +182,7 @@ static struct file *entry(ino_t inode, int was_created) {
     found->count = 0;
     found->generation = 0;
     while (object_exists(found)) found->generation++;
+    if (!was_created) add_range(found, 0, OFF_MAX);
     if (!was_created && found->generation > 0) {
         found->generation--;
         return found;
@@ -192,12 +206,7 @@ static void mark(int fd, off_t from, off_t to) {
             if (from < last->from) last->from = from;
             if (to > last->to) last->to = to;
         } else {
-            if (file->count == file->capacity) {
-                file->capacity = file->capacity * 2 + 64;
-                file->dirty = realloc(file->dirty, file->capacity * sizeof *file->dirty);
-                if (!file->dirty) die("realloc");
-            }
-            file->dirty[file->count++] = (struct range){from, to};
+            add_range(file, from, to);
         }
         pthread_mutex_unlock(&lock);
     }

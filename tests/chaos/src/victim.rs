@@ -95,13 +95,13 @@ impl Victim {
         }
     }
 
-    /// Sends a command and hears its answers up to `done` or the health.
+    /// Sends a command and hears its answers up to `done`, the head or the health.
     ///
     /// # Errors
     /// As `hear_until`.
     pub fn order(&mut self, ledger: &mut Ledger, command: &str) -> Result<Line> {
         self.tell(command)?;
-        self.hear_until(ledger, |line| matches!(line, Line::Done | Line::Health(_)))
+        self.hear_until(ledger, |line| matches!(line, Line::Done | Line::Head(_) | Line::Health(_)))
     }
 
     /// Lets it append and kills it: when it was told of `count` commits and is in the middle of more, or in the silence

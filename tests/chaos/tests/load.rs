@@ -114,6 +114,7 @@ async fn the_bill_is_right_whatever_goes_wrong() -> Result<()> {
     assert!(fates.get(&Fate::Answered(402)).is_some_and(|count| *count > 0), "the tight budget ran out");
     assert!(fates.get(&Fate::Left).is_some_and(|count| *count > 0));
     assert_eq!(account.expired, 0, "every request settled");
+    assert!(account.admitted >= requests(2_000) / 2, "most requests reached their upstream");
 
     let fates = wave(&mut system, &mut dice, &keys, true).await?;
     tokio::time::timeout(Duration::from_secs(60), system.restart()).await??;
@@ -130,7 +131,7 @@ async fn the_bill_is_right_whatever_goes_wrong() -> Result<()> {
         after.cost
     );
     assert!(fates.get(&Fate::Broken).is_some_and(|count| *count > 0), "the kill hit requests in flight");
-    assert!(after.recovered > 0, "some were settled after the restart");
+    assert!(after.recovered >= requests(2_000) / 50, "requests were in flight when the server was killed");
     assert!(after.settled > account.settled);
     Ok(())
 }

@@ -22,16 +22,16 @@ pub(super) fn decide(state: &State, command: &Command, context: &Context) -> Res
             if state.keys.contains_key(key_id) {
                 return Err(Rejection::KeyExists);
             }
-            if state.keys.len() >= KEYS_MAX {
+            if state.keys.values().filter(|key| key.revoked_at.is_none()).count() >= KEYS_MAX {
                 return Err(Rejection::TooManyKeys);
             }
-            short(prefix)?;
-            short(label)?;
+            plain(prefix)?;
+            plain(label)?;
             let (key_id, prefix, label) = (key_id.clone(), prefix.clone(), label.clone());
             Event::ApiKeyIssued { key_id, prefix, hash: *hash, label, at }
         }
         Command::RevokeApiKey { key_id, reason } => {
-            short(reason)?;
+            plain(reason)?;
             if state.keys.get(key_id).is_none_or(|key| key.revoked_at.is_some()) {
                 return Err(Rejection::UnknownKey);
             }
@@ -43,7 +43,7 @@ pub(super) fn decide(state: &State, command: &Command, context: &Context) -> Res
             Event::BudgetSet { period: *period, limit: *limit, at }
         }
         Command::Suspend { reason } => {
-            short(reason)?;
+            plain(reason)?;
             if let Status::Suspended { reason } = &state.status {
                 return Err(Rejection::Suspended { reason: reason.clone() });
             }
@@ -69,6 +69,14 @@ fn short(text: &str) -> Result<(), Rejection> {
     if text.len() > TEXT_BYTES_MAX { Err(Rejection::Invalid("a text is longer than 512 bytes")) } else { Ok(()) }
 }
 
+/// A text of an operator's: short, and shown on terminals as it is.
+fn plain(text: &str) -> Result<(), Rejection> {
+    if text.chars().any(char::is_control) {
+        return Err(Rejection::Invalid("a text has control characters"));
+    }
+    short(text)
+}
+
 fn register(
     state: &State,
     display_name: &str,
@@ -79,8 +87,8 @@ fn register(
     if state.status != Status::Unregistered {
         return Err(Rejection::AlreadyRegistered);
     }
-    short(display_name)?;
-    short(zone)?;
+    plain(display_name)?;
+    plain(zone)?;
     if let Some(fault) = plan::fault(plan) {
         return Err(Rejection::Invalid(fault));
     }

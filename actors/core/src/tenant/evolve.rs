@@ -1,12 +1,12 @@
 //! How an event changes the state. Total: a logged event is a fact, whatever the present rules say of it.
 
 use events_model::{
-    NanoUsd, RequestId, TimestampUs, Tokens,
-    tenant::{AdmitRequest, Event, Plan, SettleRequest},
+    KeyId, NanoUsd, RequestId, TimestampUs, Tokens,
+    tenant::{AdmitRequest, Budget, Event, Plan, SettleRequest},
 };
 
 use super::{
-    Key, Reservation, State, Status,
+    KEYS_REVOKED_MAX, Key, Reservation, State, Status,
     bucket::{Bucket, REQUEST_PARTS, TOKEN_PARTS, request_flow, token_flow},
 };
 use crate::calendar;
@@ -30,6 +30,7 @@ pub fn apply(state: &mut State, event: &Event) {
             if let Some(key) = state.keys.get_mut(key_id) {
                 key.revoked_at = Some(*at);
             }
+            forget_revoked_keys(state);
         }
         Event::PlanSet { plan, at } => take_plan(state, plan, *at),
         Event::BudgetSet { period, limit, .. } => {
@@ -55,13 +56,29 @@ pub fn apply(state: &mut State, event: &Event) {
     }
 }
 
+/// Keys that were revoked long ago leave the state, so that keys can be changed for ever.
+fn forget_revoked_keys(state: &mut State) {
+    let revoked = |(id, key): (&KeyId, &Key)| key.revoked_at.map(|at| (at, id.clone()));
+    let mut revoked: Vec<_> = state.keys.iter().filter_map(revoked).collect();
+    revoked.sort_unstable();
+    let too_many = revoked.len().saturating_sub(KEYS_REVOKED_MAX);
+    for (_, id) in revoked.iter().take(too_many) {
+        state.keys.remove(id);
+    }
+}
+
 fn take_plan(state: &mut State, plan: &Plan, at: TimestampUs) {
     state.request_bucket = Bucket::full(request_flow(plan), at);
     state.token_bucket = Bucket::full(token_flow(plan), at);
-    for budget in &plan.budgets {
-        for window in state.windows.iter_mut().filter(|window| window.period == budget.period) {
-            window.limit = Some(budget.limit);
+    let old = state.plan.take().map(|plan| plan.budgets).unwrap_or_default();
+    for window in &mut state.windows {
+        let brought =
+            |budgets: &[Budget]| budgets.iter().find(|budget| budget.period == window.period).map(|b| b.limit);
+        // A ceiling that the old plan brought goes with it; one that the operator set stays.
+        if window.limit.is_some() && window.limit == brought(&old) {
+            window.limit = None;
         }
+        window.limit = brought(&plan.budgets).or(window.limit);
     }
     state.plan = Some(plan.clone());
 }
@@ -74,7 +91,10 @@ fn admitted(state: &mut State, request: &AdmitRequest, reserved: NanoUsd, at: Ti
             window.settled = NanoUsd::ZERO;
             window.reserved = NanoUsd::ZERO;
         }
-        window.reserved = window.reserved.plus(reserved);
+        // The same condition as in `close`, so that what enters also leaves.
+        if window.holds(at) {
+            window.reserved = window.reserved.plus(reserved);
+        }
     }
     let tokens = request.prompt_tokens_max.plus(request.completion_tokens_max);
     if let Some(plan) = &state.plan {

@@ -22,8 +22,10 @@ pub use self::{
 };
 use crate::{Context, Decider, Due};
 
-/// Most keys a tenant may have, revoked ones included.
+/// Most keys a tenant may have that are not revoked.
 pub const KEYS_MAX: usize = 256;
+/// Most revoked keys that stay in the state; older ones are in the log alone.
+pub const KEYS_REVOKED_MAX: usize = 64;
 /// Most tokens of one request, prompt and answer together.
 pub const REQUEST_TOKENS_MAX: Tokens = Tokens(100_000_000);
 

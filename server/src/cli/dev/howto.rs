@@ -22,7 +22,7 @@ pub(super) fn print(ready: &Ready, data: &Path, output: &mut Output) -> Result<(
     let Ready { http, grpc, key, took: _ } = ready;
     let key = key.expose();
     let (body, options) = (body(), options(ready, data));
-    output.line(format_args!(
+    output.lines(format_args!(
         r#"
 call it with curl
   curl http://{http}{PATH} \
@@ -56,10 +56,32 @@ fn options(ready: &Ready, data: &Path) -> String {
     let usual = Config::default();
     let mut options = String::new();
     if data != usual.data {
-        options.push_str(&format!(" --data {}", data.display()));
+        options.push_str(&format!(" --data {}", quoted(&data.to_string_lossy())));
     }
     if ready.grpc != usual.grpc.listen {
         options.push_str(&format!(" --server http://{}", ready.grpc));
     }
     options
+}
+
+/// A word as a shell takes it: in single quotes if it has anything that a shell would read otherwise.
+fn quoted(word: &str) -> String {
+    let plain = |letter: char| letter.is_ascii_alphanumeric() || "_./-+=:@%,".contains(letter);
+    if !word.is_empty() && word.chars().all(plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_that_a_shell_would_read_otherwise_are_quoted() {
+        assert_eq!(quoted("./data-1/x"), "./data-1/x");
+        assert_eq!(quoted("my data"), "'my data'");
+        assert_eq!(quoted("it's $HOME"), r"'it'\''s $HOME'");
+        assert_eq!(quoted(""), "''");
+    }
 }
