@@ -328,7 +328,12 @@ impl Ground {
         let opening = store.opening();
         info!(commits = opening.commits, replayed = opening.replayed, us = opening.duration_us, "log opened");
         if let Some(cut) = &opening.cut {
-            warn!(file = cut.file, offset = cut.offset, bytes = cut.bytes, "torn tail cut, there is no sign that anybody was told of it");
+            warn!(
+                file = cut.file,
+                offset = cut.offset,
+                bytes = cut.bytes,
+                "torn tail cut, there is no sign that anybody was told of it"
+            );
         }
         let head = store.head_position();
         let token = secret_file::admin_token(&config.data).map_err(StartError::AdminToken)?;
