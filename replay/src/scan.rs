@@ -19,7 +19,7 @@ pub struct Scan {
     /// The last commit that is contained.
     pub position: Position,
     /// Where a stream's state lies: one lookup a commit, no key made.
-    places: HashMap<Box<str>, usize>,
+    places: HashMap<Box<str>, usize, foldhash::fast::RandomState>,
     states: Vec<State>,
 }
 

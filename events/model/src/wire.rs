@@ -324,6 +324,8 @@ pub(crate) fn parse_stream(bytes: &[u8]) -> Result<(&str, u64, &[u8]), Fault> {
                 events.get_or_insert(start);
                 end = fields.rest.len();
             }
+            // `encode` writes fields in ascending order: behind the events there is nothing that a fold needs.
+            6.. if events.is_some() => break,
             _ => {}
         }
     }
