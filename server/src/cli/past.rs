@@ -19,7 +19,10 @@ use super::{
     output::{Column, Output, note},
     show, timeline,
 };
-use crate::config::{self, Environment};
+use crate::{
+    config::{self, Environment},
+    grpc::convert,
+};
 
 /// Who tells about the past.
 enum Past {
@@ -118,7 +121,7 @@ impl Past {
                 let page = replay::episode::list(&store, tenant, page_size, page_token)
                     .map_err(|error| Problem::of(&error))?;
                 Ok(pb::ListEpisodesResponse {
-                    episodes: page.episodes.into_iter().map(summary).collect(),
+                    episodes: page.episodes.into_iter().map(convert::episode_summary).collect(),
                     next_page_token: page.next_page_token,
                 })
             }
@@ -153,47 +156,7 @@ fn shown(episode: replay::episode::Episode) -> pb::Episode {
     if episode.is_truncated {
         note("the episode is longer than what is shown");
     }
-    let summary = episode.summary;
-    let entry = |entry: replay::episode::Entry| pb::Entry {
-        position: entry.position,
-        stream: entry.stream,
-        version: entry.version,
-        event: entry.event,
-        recorded_at_us: entry.recorded_at.0,
-        since_start_us: entry.since_start.0,
-        summary: entry.summary,
-        reserved_nano_usd: entry.reserved.map(|money| money.0),
-        cost_nano_usd: entry.cost.map(|money| money.0),
-        released_nano_usd: entry.released.map(|money| money.0),
-        payload_json: entry.payload_json,
-        command: entry.command,
-        command_json: entry.command_json,
-        commit_id: entry.commit_id,
-        principal: entry.principal,
-    };
-    pb::Episode {
-        episode_id: summary.episode_id.to_string(),
-        tenant: summary.tenant,
-        entries: episode.entries.into_iter().map(entry).collect(),
-        end_state: summary.end_state.name().to_owned(),
-        cost_nano_usd: summary.cost.0,
-        prompt_tokens: summary.prompt_tokens.0,
-        completion_tokens: summary.completion_tokens.0,
-    }
-}
-
-fn summary(summary: replay::episode::Summary) -> pb::EpisodeSummary {
-    pb::EpisodeSummary {
-        episode_id: summary.episode_id.to_string(),
-        tenant: summary.tenant,
-        started_at_us: summary.started_at.0,
-        duration_us: summary.duration.0,
-        end_state: summary.end_state.name().to_owned(),
-        model: summary.model,
-        prompt_tokens: summary.prompt_tokens.0,
-        completion_tokens: summary.completion_tokens.0,
-        cost_nano_usd: summary.cost.0,
-    }
+    convert::episode(episode)
 }
 
 fn print_list(list: &pb::ListEpisodesResponse, output: &mut Output) -> Result<(), Failure> {

@@ -138,7 +138,7 @@ pub(super) fn chat_fields(request: gateway_pb::CompleteRequest, stream: bool) ->
 }
 
 /// An episode with its timeline.
-pub(super) fn episode(episode: replay::episode::Episode) -> episode_pb::Episode {
+pub(crate) fn episode(episode: replay::episode::Episode) -> episode_pb::Episode {
     let summary = episode.summary;
     episode_pb::Episode {
         episode_id: summary.episode_id.to_string(),
@@ -172,7 +172,7 @@ fn entry(entry: replay::episode::Entry) -> episode_pb::Entry {
 }
 
 /// An episode in a list.
-pub(super) fn episode_summary(summary: replay::episode::Summary) -> episode_pb::EpisodeSummary {
+pub(crate) fn episode_summary(summary: replay::episode::Summary) -> episode_pb::EpisodeSummary {
     episode_pb::EpisodeSummary {
         episode_id: summary.episode_id.to_string(),
         tenant: summary.tenant,

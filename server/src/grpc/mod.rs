@@ -7,7 +7,7 @@
 
 mod admin;
 mod connections;
-mod convert;
+pub(crate) mod convert;
 mod episodes;
 mod gateway;
 pub mod status;
