@@ -15,8 +15,8 @@ use parking_lot::RwLock;
 
 use crate::{
     format::LogKey,
-    hash::Seeded,
-    limit::RUN_LOG_BYTES,
+    hash::{Keys, Seeded},
+    limit::{RUN_LOG_BYTES, RUN_ROOM_MAX},
     memtable::{Added, Memtable},
     run::{Kind, Part, Run, seed},
     run_store::{Manifest, RunStore, StoreFault},
@@ -72,6 +72,11 @@ impl Live {
         self.heads.get(&stream).copied().unwrap_or(0)
     }
 
+    /// Whether no commit has this key, given that none below the position `since` has; `false` = it is not known.
+    pub(crate) fn is_still_absent(&self, key: u64, since: u64) -> bool {
+        since >= self.newest.first && self.newest.commits(key).next().is_none()
+    }
+
     /// The nearest known place at or before a position.
     pub(crate) fn mark(&self, position: u64) -> Option<(u64, Location)> {
         let after = self.marks.partition_point(|(at, _)| *at <= position);
@@ -86,10 +91,15 @@ impl Index {
             segments,
             marks: Vec::new(),
             end: Place::START,
-            newest: Memtable::new(Place::START, 0, seed(key.hash)),
+            newest: Memtable::new(Place::START, 0, 0, seed(key.hash)),
             parts: Arc::default(),
         };
         Self { key, store, live: RwLock::new(live), run_commits }
+    }
+
+    /// The part in memory that begins at a place.
+    fn newest_from(&self, start: Place) -> Memtable {
+        Memtable::new(start, 0, self.run_commits.min(RUN_ROOM_MAX), seed(self.key.hash))
     }
 
     /// Takes over what was stored, if it is of this log and whole. On `Err` nothing was taken over.
@@ -119,7 +129,7 @@ impl Index {
         }
         live.marks = marks.into_iter().map(|[position, place]| (position, Location(place))).collect();
         live.end = runs.last().map_or(Place::START, |run| run.info.end);
-        live.newest = Memtable::new(live.end, 0, seed(self.key.hash));
+        live.newest = self.newest_from(live.end);
         live.parts = Arc::new(runs.into_iter().map(Part::Stored).collect());
         Ok(())
     }
@@ -138,7 +148,7 @@ impl Index {
     /// Makes a part of the newest commits, if there are any.
     pub(crate) fn freeze(&self, live: &mut Live) {
         if live.newest.len() > 0 {
-            let next = Memtable::new(live.end, 0, seed(self.key.hash));
+            let next = self.newest_from(live.end);
             let mut part = std::mem::replace(&mut live.newest, next);
             part.end = live.end;
             let parts = live.parts.iter().cloned().chain([Part::Memory(Arc::new(part))]).collect();
@@ -169,6 +179,18 @@ impl Index {
             Part::Memory(_) => None,
         });
         Manifest { log_id: self.key.id, runs: runs.collect() }
+    }
+
+    /// The position below which no commit has these keys; 0 = there may be one.
+    pub(crate) fn absent_below(&self, keys: &Keys) -> u64 {
+        let live = self.live.read();
+        let next = live.end.position;
+        if live.head(keys.stream) == 0 {
+            return next;
+        }
+        drop(live);
+        // A part that cannot answer is for the writer to look at.
+        if self.commits(keys.commit).is_ok_and(|found| found.is_empty()) { next } else { 0 }
     }
 
     /// Places of commits that may have this key, newest first.

@@ -17,7 +17,7 @@ pub(crate) const SEGMENT_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 pub(crate) const FIRST_FILL_BYTES: u64 = 256 * 1024;
 /// Zeros written between two barriers while a segment is prepared, bytes: the writer's own barrier may have to wait
 /// for this much.
-pub(crate) const FILL_STEP_BYTES: u64 = 1024 * 1024;
+pub(crate) const FILL_STEP_BYTES: u64 = 256 * 1024;
 /// Bytes of log between two entries of the position index.
 pub(crate) const MARK_BYTES: u64 = 32 * 1024;
 /// Bytes one sequential read takes from a segment.
@@ -30,6 +30,8 @@ pub(crate) const READ_SCAN_BYTES_MAX: u64 = 16 * 1024 * 1024;
 pub(crate) const OPEN_FILES_MAX: usize = 64;
 /// Log bytes after which the newest part of the index is turned into a run.
 pub(crate) const RUN_LOG_BYTES: u64 = 64 * 1024 * 1024;
+/// Commits that the newest part of the index has room for before its tables grow.
+pub(crate) const RUN_ROOM_MAX: usize = 131_072;
 /// Runs of one level that are merged into one of the next.
 pub(crate) const RUNS_PER_LEVEL: usize = 8;
 /// Runs that may wait in memory while a log is opened; more are stored before the scan goes on.
@@ -45,6 +47,8 @@ pub(crate) const LINGER_MAX: Duration = Duration::from_micros(50);
 /// Largest batch that is waited for: while a larger one is on its way to the disk, those that were answered meanwhile
 /// form the next, which keeps both the disk and the processors busy.
 pub(crate) const LINGER_LEN_MAX: usize = 64;
+/// How often the writer looks whether more came while it judged what waited, before it writes the group.
+pub(crate) const JUDGE_PASSES_MAX: u32 = 4;
 /// Most answers the writer gives itself; waking more callers than this would delay the next group.
 pub(crate) const ANSWER_INLINE_LEN_MAX: usize = 32;
 /// Groups whose callers may still have to be woken; more make the writer wait.

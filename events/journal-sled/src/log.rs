@@ -115,8 +115,11 @@ impl EventLog for LocalStore {
         };
         let key = &core.library.index.key;
         let (reply, receipt) = Receipt::channel();
-        core.queue.push(Pending {
-            keys: key.hash.keys(commit.stream.as_str(), commit.commit_id.as_str(), *commit.episode_id.as_bytes()),
+        let keys = key.hash.keys(commit.stream.as_str(), commit.commit_id.as_str(), *commit.episode_id.as_bytes());
+        let pending = Pending {
+            keys,
+            // Asked here, so that callers do it side by side while the writer waits for the disk.
+            absent_below: core.library.index.absent_below(&keys),
             expected: expected.0,
             last_version: commit.last_version().0,
             body_crc: key.body_crc(&bytes),
@@ -124,7 +127,8 @@ impl EventLog for LocalStore {
             commit_id: commit.commit_id,
             commit: bytes,
             reply,
-        });
+        };
+        core.queue.push(&core.library.index, pending);
         receipt
     }
 

@@ -12,6 +12,8 @@ use crate::{
 };
 
 const NONE: u32 = u32::MAX;
+/// Rows sorted at a time.
+const SORT_PIECE_ROWS: usize = 4_096;
 
 /// A commit as it is indexed.
 #[derive(Debug, Clone, Copy)]
@@ -45,15 +47,16 @@ pub(crate) struct Memtable {
 }
 
 impl Memtable {
-    pub(crate) fn new(start: Place, level: u32, seed: Seeded) -> Self {
+    /// An empty one with room for this many commits: growing tables would hold up the writer for milliseconds.
+    pub(crate) fn new(start: Place, level: u32, room: usize, seed: Seeded) -> Self {
         Self {
             first: start.position,
             end: start,
             level,
-            entries: Vec::new(),
-            commits: HashMap::with_hasher(seed),
+            entries: Vec::with_capacity(room),
+            commits: HashMap::with_capacity_and_hasher(room, seed),
             streams: HashMap::with_hasher(seed),
-            episodes: HashMap::with_hasher(seed),
+            episodes: HashMap::with_capacity_and_hasher(room, seed),
         }
     }
 
@@ -112,7 +115,13 @@ impl Memtable {
 
     fn sorted<const N: usize>(&self, row: impl Fn(&Added) -> [u64; N]) -> Vec<[u64; N]> {
         let mut rows: Vec<[u64; N]> = self.entries.iter().map(|entry| row(&entry.added)).collect();
-        rows.sort_unstable();
+        // In pieces, because nobody waits for it, while the writer and its callers run for microseconds at a time.
+        for piece in rows.chunks_mut(SORT_PIECE_ROWS) {
+            piece.sort_unstable();
+            std::thread::yield_now();
+        }
+        // Merges what is sorted already.
+        rows.sort();
         rows
     }
 

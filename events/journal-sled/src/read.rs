@@ -74,7 +74,7 @@ impl Library {
             "index run is not readable, rebuilding it from the log"
         );
         let start = Place { position: info.first, ..info.end };
-        let mut part = Memtable::new(start, info.level, seed(self.index.key.hash));
+        let mut part = Memtable::new(start, info.level, 0, seed(self.index.key.hash));
         let mut scan = self.scan(info.first, READ_AHEAD_BYTES)?;
         while let Some(found) = scan.next(info.end.position)? {
             part.push(self.added(&found)?);

@@ -27,7 +27,7 @@ use crate::{
     run::Part,
     run_store::RunStore,
     scan::{Group, Place, Stop, Tail, check_joint, group_at, tail, walk},
-    segment::{Files, Location, Window, read_header, sync_dir},
+    segment::{Files, Location, Window, read_header, read_some, sync_dir},
     store::Cut,
 };
 
@@ -167,7 +167,28 @@ pub(crate) fn replay(files: &Files, index: &Index, repair: bool) -> Result<Repla
         place = place.next_segment();
     }
     index.live.write().end = place;
+    if repair {
+        rewrite_last(files, &segments, &place)?;
+    }
     Ok(Replayed { place, cut, commits: place.position - from })
+}
+
+/// Writes the last group once more, durably.
+///
+/// A process whose last barrier failed and that ended before it could clear the group left pages behind that the kernel
+/// takes for clean and that are not on the disk: another barrier alone would not bring them there.
+fn rewrite_last(files: &Files, segments: &[u64], place: &Place) -> Result<(), OpenError> {
+    let Some(first) = segments.get(place.ordinal as usize).filter(|_| place.last_group > 0) else {
+        return Ok(());
+    };
+    let path = files.path(*first);
+    let rewrite = || {
+        let file = OpenOptions::new().read(true).write(true).open(&path)?;
+        let bytes = usize::try_from(place.offset - place.last_group).unwrap_or(usize::MAX);
+        file.write_all_at(&read_some(&file, place.last_group, bytes)?, place.last_group)?;
+        file.sync_data()
+    };
+    rewrite().map_err(open_io("rewrite the last group of", &path))
 }
 
 /// Replays one segment; returns the bytes behind its last group that are not zero and hold nothing.

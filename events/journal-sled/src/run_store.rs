@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Version of everything in the index; another one is thrown away and rebuilt.
-const INDEX_VERSION: u32 = 1;
+const INDEX_VERSION: u32 = 2;
 const RUN_TREE: &str = "runs";
 const BLOB_TREE: &str = "blobs";
 const MANIFEST_KEY: &[u8] = b"manifest";
@@ -120,6 +120,39 @@ fn chunk_key(kind: Kind, range: (u64, u64), index: usize) -> [u8; 25] {
     key
 }
 
+/// Appends a row as what it adds to the row before: rows are sorted and alike, so most words take one to five bytes.
+fn encode_row<const N: usize>(row: &[u64; N], previous: &[u64; N], bytes: &mut Vec<u8>) {
+    for (word, before) in row.iter().zip(previous) {
+        let difference = word.wrapping_sub(*before) as i64;
+        // Small differences of either sign become small numbers, then seven bits a byte, the last one without the mark.
+        let mut rest = ((difference << 1) ^ (difference >> 63)) as u64;
+        while rest >= 0x80 {
+            bytes.push(rest as u8 | 0x80);
+            rest >>= 7;
+        }
+        bytes.push(rest as u8);
+    }
+}
+
+/// The next row, and what is behind it; `None` = the bytes are not rows.
+fn decode_row<const N: usize>(previous: &[u64; N], bytes: &mut &[u8]) -> Option<[u64; N]> {
+    let mut row = *previous;
+    for word in &mut row {
+        let (mut number, mut shift) = (0_u64, 0);
+        loop {
+            let (byte, rest) = bytes.split_first()?;
+            *bytes = rest;
+            number |= u64::from(byte & 0x7F).checked_shl(shift)?;
+            shift += 7;
+            if byte & 0x80 == 0 {
+                break;
+            }
+        }
+        *word = word.wrapping_add((number >> 1) ^ (number & 1).wrapping_neg());
+    }
+    Some(row)
+}
+
 impl RunStore {
     pub(crate) const fn new(dir: PathBuf) -> Self {
         Self { dir, trees: RwLock::new(None) }
@@ -203,18 +236,21 @@ impl RunStore {
         rows: impl Iterator<Item = Result<[u64; N], StoreFault>>,
     ) -> Result<Vec<[u64; N]>, StoreFault> {
         let mut fences = Vec::new();
-        let mut bytes = Vec::with_capacity(CHUNK_ENTRIES * N * 8 + 4);
+        let mut bytes = Vec::new();
         let mut held = 0;
+        let mut previous = [0; N];
         for row in rows {
             let row = row?;
             if held == 0 {
                 fences.push(row);
             }
-            row.iter().for_each(|word| bytes.extend_from_slice(&word.to_le_bytes()));
+            encode_row(&row, &previous, &mut bytes);
+            previous = row;
             held += 1;
             if held == CHUNK_ENTRIES {
                 self.write_chunk(kind, range, fences.len() - 1, std::mem::take(&mut bytes))?;
                 held = 0;
+                previous = [0; N];
             }
         }
         if held > 0 {
@@ -226,7 +262,10 @@ impl RunStore {
     fn write_chunk(&self, kind: Kind, range: (u64, u64), index: usize, bytes: Vec<u8>) -> Result<(), StoreFault> {
         let key = chunk_key(kind, range, index);
         let value = seal(&key, bytes);
-        self.with(|trees| trees.runs.insert(key, value)).map(drop)
+        let written = self.with(|trees| trees.runs.insert(key, value)).map(drop);
+        // Merging is long and nobody waits for it, while the writer and its callers run for microseconds at a time.
+        std::thread::yield_now();
+        written
     }
 
     pub(crate) fn read_chunk<const N: usize>(
@@ -237,15 +276,14 @@ impl RunStore {
     ) -> Result<Vec<[u64; N]>, StoreFault> {
         let key = chunk_key(kind, range, index);
         let value = self.with(|trees| trees.runs.get(key))?.ok_or(StoreFault::Damaged)?;
-        let bytes = unseal(&key, &value)?;
-        let rows = bytes.chunks_exact(N * 8).map(|row| {
-            let mut words = [0; N];
-            for (word, bytes) in words.iter_mut().zip(row.chunks_exact(8)) {
-                *word = u64::from_le_bytes(bytes.try_into().unwrap_or_default());
-            }
-            words
-        });
-        Ok(rows.collect())
+        let mut bytes = unseal(&key, &value)?;
+        let mut rows = Vec::with_capacity(CHUNK_ENTRIES);
+        let mut previous = [0; N];
+        while !bytes.is_empty() {
+            previous = decode_row(&previous, &mut bytes).ok_or(StoreFault::Damaged)?;
+            rows.push(previous);
+        }
+        Ok(rows)
     }
 
     /// Reads a whole array.

@@ -236,7 +236,7 @@ impl LocalStore {
         let core = Arc::new(Core {
             dir: dir.to_owned(),
             library: Library::new(files, index),
-            queue: Queue::new(),
+            queue: Queue::new(place.position),
             filler: Filler::new(log_dir, options.segment_bytes, Arc::clone(&room), place.offset),
             indexer: Indexer::default(),
             lock: Mutex::new(Some(lock)),

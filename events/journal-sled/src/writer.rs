@@ -27,8 +27,8 @@ use crate::{
     filler::Room,
     format::{GROUP_HEADER_BYTES, GroupHeader},
     group::{Answers, Group},
-    limit::{ANSWER_INLINE_LEN_MAX, RETRY_FIRST, RETRY_MAX},
-    queue::Pending,
+    limit::{ANSWER_INLINE_LEN_MAX, JUDGE_PASSES_MAX, RETRY_FIRST, RETRY_MAX},
+    queue::{Pending, refuse_all},
     scan::Place,
     segment::{Window, install},
     store::Core,
@@ -95,10 +95,7 @@ struct End {
 impl Drop for End {
     fn drop(&mut self) {
         self.core.queue.close();
-        for pending in self.core.queue.refuse(&Refusal::Closed) {
-            // The caller may have dropped the receipt.
-            drop(pending.reply.send(Err(AppendError::Refused(Refusal::Closed))));
-        }
+        self.core.queue.refuse(&Refusal::Closed);
         self.health.send_replace(Health::Refusing(Refusal::Closed));
     }
 }
@@ -127,7 +124,8 @@ impl Writer {
         (room, path): (Arc<Room>, PathBuf),
         place: Place,
     ) -> Self {
-        Self { core, head, health, room, path, place, must_roll: false, dirty_end: 0, group: Group::default() }
+        let group = Group::new(place.position);
+        Self { core, head, health, room, path, place, must_roll: false, dirty_end: 0, group }
     }
 
     /// Works until the queue is closed and empty, then leaves the trailer.
@@ -138,25 +136,42 @@ impl Writer {
     }
 
     fn work(mut self, answers: &SyncSender<Answers>) {
-        let mut batch = VecDeque::new();
+        let core = Arc::clone(&self.core);
+        let mut waited = VecDeque::new();
         let mut last_len = 0;
-        while self.core.queue.take(&mut batch, last_len) {
-            last_len = batch.len();
-            while !batch.is_empty() {
-                self.group.form(&self.core.library, self.place.position, &mut batch);
+        while core.queue.take((self.place.position, last_len), &mut self.group, &mut waited) {
+            loop {
+                self.judge(&mut waited);
+                last_len = self.group.len();
                 match self.write_group() {
                     Ok(()) => answer(self.group.take_answers(), answers),
                     Err(failure) => {
-                        if !self.fail(failure, &mut batch) {
+                        if !self.fail(failure, &mut waited) {
                             return;
                         }
                     }
                 }
+                if waited.is_empty() {
+                    break;
+                }
+                self.group.begin(self.place.position);
             }
         }
         if let Err(error) = self.write_trailer() {
             // The next start reads the tail as after a crash.
             info!(error = %error, "no clean end could be written");
+        }
+    }
+
+    /// Brings what waited into the group, as far as it has room, and then lets callers form the next one.
+    fn judge(&mut self, waited: &mut VecDeque<Pending>) {
+        let mut passes = 0;
+        while !waited.is_empty() {
+            self.group.judge_all(&self.core.library, waited);
+            passes += 1;
+            if !waited.is_empty() || passes == JUDGE_PASSES_MAX || !self.core.queue.take_more(&mut self.group, waited) {
+                return;
+            }
         }
     }
 
@@ -245,15 +260,13 @@ impl Writer {
     }
 
     /// Answers everybody, then tries to go on until it works; `false` = closed meanwhile.
-    fn fail(&mut self, failure: Failure, batch: &mut VecDeque<Pending>) -> bool {
+    fn fail(&mut self, failure: Failure, waited: &mut VecDeque<Pending>) -> bool {
         error!(reason = %failure.refusal, "the log accepts no commits");
-        let mut waiting = self.core.queue.refuse(&failure.refusal);
+        self.core.queue.refuse(&failure.refusal);
         self.health.send_replace(Health::Refusing(failure.refusal.clone()));
-        let bytes = self.group.fail(&failure.answer(), &failure.refusal);
-        for pending in batch.drain(..).chain(waiting.drain(..)) {
-            // The caller may have dropped the receipt.
-            drop(pending.reply.send(Err(AppendError::Refused(failure.refusal.clone()))));
-        }
+        self.group.take_answers().fail(&failure.answer(), &failure.refusal);
+        refuse_all(waited.drain(..), &failure.refusal);
+        let bytes = GROUP_HEADER_BYTES as u64 + self.group.payload().len() as u64;
         let mut pause = RETRY_FIRST;
         let mut shown = failure.refusal;
         while self.core.queue.pause(pause) {
@@ -262,7 +275,7 @@ impl Writer {
                 Ok(()) => {
                     info!(position = self.place.position - 1, "the log accepts commits again");
                     // In this order: who waits for the word may append at once.
-                    self.core.queue.accept();
+                    self.core.queue.accept(self.place.position);
                     self.health.send_replace(Health::Accepting);
                     return true;
                 }

@@ -1,6 +1,7 @@
-//! Durable appends a second with 1, 16 and 256 writers: the local store next to the bare loop.
+//! Durable appends a second with 1, 16 and 256 writers at once (or as asked): the local store next to two
+//! bare loops.
 //!
-//! A writer appends one commit, waits until it is durable, and appends the next. Both sides get the same bytes.
+//! A writer appends one commit, waits until it is durable, and appends the next. All sides get the same bytes.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,7 +12,7 @@ use serde::Serialize;
 use tokio::{runtime::Runtime, task::JoinSet};
 
 use super::{
-    bare::Bare,
+    bare::{Bare, Place},
     figure::{Figure, micros, show_ms, show_rate},
     generate,
     scratch::Scratch,
@@ -23,19 +24,22 @@ use crate::cli::{
     output::{Column, Output, note},
 };
 
-/// Writers at once.
-const WRITERS: [usize; 3] = [1, 16, 256];
 /// An encoded commit, bytes.
 const COMMIT_BYTES: usize = 512;
 
-/// Both sides with one number of writers.
+/// All sides with one number of writers.
 #[derive(Debug, Serialize)]
 pub(super) struct Appends {
     writers: usize,
     store: Figure,
-    bare: Figure,
-    /// Store by bare loop.
+    /// The bare loop on a log of segments.
+    bare_log: Figure,
+    /// The bare loop that overwrites one file.
+    overwrite: Figure,
+    /// Store by bare log.
     ratio: f64,
+    /// Store by overwriting.
+    ratio_overwrite: f64,
 }
 
 /// One side: takes a commit and answers when it is durable.
@@ -63,32 +67,40 @@ impl Target for Bare {
 /// Measures, checks and prints.
 pub(super) fn run(options: &BenchLog, scratch: &Scratch, output: &mut Output) -> Result<Vec<Appends>, Failure> {
     let directory = scratch.path("append");
-    let bare = Bare::start(&scratch.path("bare")).map_err(|error| Problem::new("write").because(&error))?;
-    let (store, bare) = (Arc::new(Store(LocalStore::open(&directory, Options::default())?)), Arc::new(bare));
+    let start = |place| Bare::start(place).map_err(|error| Problem::new("write").because(&error));
+    let bare_log = Arc::new(start(Place::Segments(scratch.path("bare-log")))?);
+    let overwrite = Arc::new(start(Place::Ring(scratch.path("overwrite")))?);
+    let store = Arc::new(Store(LocalStore::open(&directory, Options::default())?));
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Problem::new("start the runtime").because(&error))?;
     let length = Duration::from_secs_f64(options.seconds);
-    let (mut versions, mut bare_versions) = (vec![0; 256], vec![0; 256]);
+    let most = options.writers.iter().copied().max().map_or(0, usize::from);
+    let mut versions = [vec![0; most], vec![0; most], vec![0; most]];
     let mut results = Vec::new();
-    for writers in WRITERS {
-        let (mut of_store, mut of_bare) = (Vec::new(), Vec::new());
+    for writers in options.writers.iter().copied().map(usize::from) {
+        let mut rounds = [Vec::new(), Vec::new(), Vec::new()];
         for round in 1..=options.rounds {
             note(format_args!("append: {writers} writers, round {round} of {}", options.rounds));
-            of_store.push(measure(&runtime, &store, &mut versions, writers, length)?);
-            of_bare.push(measure(&runtime, &bare, &mut bare_versions, writers, length)?);
+            rounds[0].push(measure(&runtime, &store, &mut versions[0], writers, length)?);
+            rounds[1].push(measure(&runtime, &bare_log, &mut versions[1], writers, length)?);
+            rounds[2].push(measure(&runtime, &overwrite, &mut versions[2], writers, length)?);
         }
-        let (store, bare) = (Figure::median(&of_store), Figure::median(&of_bare));
-        results.push(Appends { writers, store, bare, ratio: store.per_second / bare.per_second });
+        let [store, bare_log, overwrite] = rounds.map(|figures| Figure::median(&figures));
+        let ratio = store.per_second / bare_log.per_second;
+        let ratio_overwrite = store.per_second / overwrite.per_second;
+        results.push(Appends { writers, store, bare_log, overwrite, ratio, ratio_overwrite });
     }
     drop(runtime);
-    let bare = Arc::into_inner(bare).ok_or_else(|| Problem::new("the reference is still in use"))?;
-    let written = bare.close().map_err(|error| Problem::new("write").because(&error))?;
-    compare("the reference", written, &bare_versions)?;
+    for (bare, versions) in [(bare_log, &versions[1]), (overwrite, &versions[2])] {
+        let bare = Arc::into_inner(bare).ok_or_else(|| Problem::new("the reference is still in use"))?;
+        let written = bare.close().map_err(|error| Problem::new("write").because(&error))?;
+        compare("the reference", written, versions)?;
+    }
     let store = Arc::into_inner(store).ok_or_else(|| Problem::new("the store is still in use"))?;
     store.0.close();
     drop(store);
     let store = LocalStore::open(&directory, Options::default())?;
-    compare("the reopened store", store.head_position().0, &versions)?;
+    compare("the reopened store", store.head_position().0, &versions[0])?;
     print(&results, output)?;
     Ok(results)
 }
@@ -153,30 +165,32 @@ fn print(results: &[Appends], output: &mut Output) -> Result<(), Failure> {
     if output.json() {
         return Ok(());
     }
-    output.line(format_args!(
-        "durable appends of {COMMIT_BYTES}-byte commits, medians; bare = queue, write, fdatasync"
-    ))?;
+    output.line(format_args!("durable appends of {COMMIT_BYTES}-byte commits, medians, p50 / p99 in ms"))?;
+    output.line("bare log = queue, write to allocated segments, fdatasync; overwrite = the same into one used file")?;
     output.line("")?;
     let columns = [
         Column::Right("writers"),
         Column::Right("store/s"),
-        Column::Right("p50 ms"),
-        Column::Right("p99 ms"),
-        Column::Right("bare/s"),
-        Column::Right("p50 ms"),
-        Column::Right("p99 ms"),
+        Column::Right("ms"),
+        Column::Right("bare log/s"),
+        Column::Right("ms"),
+        Column::Right("ratio"),
+        Column::Right("overwrite/s"),
+        Column::Right("ms"),
         Column::Right("ratio"),
     ];
-    let rows = results.iter().map(|Appends { writers, store, bare, ratio }| {
+    let ms = |figure: &Figure| format!("{} / {}", show_ms(figure.p50_us), show_ms(figure.p99_us));
+    let rows = results.iter().map(|row| {
         vec![
-            writers.to_string(),
-            show_rate(store.per_second),
-            show_ms(store.p50_us),
-            show_ms(store.p99_us),
-            show_rate(bare.per_second),
-            show_ms(bare.p50_us),
-            show_ms(bare.p99_us),
-            format!("{ratio:.2}"),
+            row.writers.to_string(),
+            show_rate(row.store.per_second),
+            ms(&row.store),
+            show_rate(row.bare_log.per_second),
+            ms(&row.bare_log),
+            format!("{:.2}", row.ratio),
+            show_rate(row.overwrite.per_second),
+            ms(&row.overwrite),
+            format!("{:.2}", row.ratio_overwrite),
         ]
     });
     output.table(&columns, rows)?;

@@ -1,22 +1,26 @@
-//! The reference for appends: the least that can be done to make records durable together.
+//! The references for appends: the least that can be done to make records durable together.
 //!
 //! A queue under a mutex, a thread that takes all that waits, one write and one `fdatasync`, then the answers. No index,
-//! no checksum, no order to keep, no recovery; the file was filled with zeros before, so that no metadata is synced.
+//! no checksum, no order to keep, no recovery. One writes a log of segments that were allocated before; the other
+//! overwrites one file round and round, which no log can do: the disk at its best, nothing new to find room for.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::{self, File, OpenOptions},
     io,
     os::unix::fs::FileExt as _,
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
     thread::JoinHandle,
 };
 
 use parking_lot::{Condvar, Mutex};
+use rustix::fs::FallocateFlags;
 use tokio::sync::oneshot;
 
-/// Room of the file, bytes; it is written round and round.
-const FILE_BYTES: u64 = 256 * 1024 * 1024;
+/// Room of the file that is written round and round, bytes.
+const RING_BYTES: u64 = 256 * 1024 * 1024;
+/// Room of a segment, bytes; as the store's.
+const SEGMENT_BYTES: u64 = 64 * 1024 * 1024;
 /// Zeros written at a time, bytes.
 const FILL_BYTES: usize = 4 * 1024 * 1024;
 
@@ -33,6 +37,48 @@ struct Shared {
     filled: Condvar,
 }
 
+/// Where the records go.
+#[derive(Debug)]
+pub(super) enum Place {
+    /// One file, filled with zeros before and overwritten.
+    Ring(PathBuf),
+    /// Segments in a directory.
+    Segments(PathBuf),
+}
+
+impl Place {
+    /// The file to go on with, from its start.
+    fn next(&self, number: u64) -> io::Result<File> {
+        let create = |path: &Path| OpenOptions::new().write(true).create_new(true).open(path);
+        match self {
+            Self::Ring(path) if number > 0 => OpenOptions::new().write(true).open(path),
+            Self::Ring(path) => {
+                let file = create(path)?;
+                let zeros = vec![0; FILL_BYTES];
+                for offset in (0..RING_BYTES).step_by(FILL_BYTES) {
+                    file.write_all_at(&zeros, offset)?;
+                }
+                file.sync_all()?;
+                Ok(file)
+            }
+            Self::Segments(dir) => {
+                fs::create_dir_all(dir)?;
+                let file = create(&dir.join(format!("{number:06}")))?;
+                rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, SEGMENT_BYTES)?;
+                file.sync_all()?;
+                Ok(file)
+            }
+        }
+    }
+
+    const fn bytes(&self) -> u64 {
+        match self {
+            Self::Ring(_) => RING_BYTES,
+            Self::Segments(_) => SEGMENT_BYTES,
+        }
+    }
+}
+
 /// The loop and its thread.
 #[derive(Debug)]
 pub(super) struct Bare {
@@ -41,17 +87,12 @@ pub(super) struct Bare {
 }
 
 impl Bare {
-    /// Makes the file and starts the thread.
-    pub(super) fn start(path: &Path) -> io::Result<Self> {
-        let file = OpenOptions::new().write(true).create_new(true).open(path)?;
-        let zeros = vec![0; FILL_BYTES];
-        for offset in (0..FILE_BYTES).step_by(FILL_BYTES) {
-            file.write_all_at(&zeros, offset)?;
-        }
-        file.sync_all()?;
+    /// Makes the first file and starts the thread.
+    pub(super) fn start(place: Place) -> io::Result<Self> {
+        let file = place.next(0)?;
         let shared = Arc::new(Shared::default());
         let theirs = Arc::clone(&shared);
-        let thread = std::thread::Builder::new().name("bare".to_owned()).spawn(move || serve(&file, &theirs))?;
+        let thread = std::thread::Builder::new().name("bare".to_owned()).spawn(move || serve(&place, file, &theirs))?;
         Ok(Self { shared, thread })
     }
 
@@ -74,9 +115,9 @@ impl Bare {
     }
 }
 
-fn serve(file: &File, shared: &Shared) -> io::Result<u64> {
+fn serve(place: &Place, mut file: File, shared: &Shared) -> io::Result<u64> {
     let (mut taken, mut buffer) = (Queue::default(), Vec::new());
-    let (mut offset, mut count) = (0, 0);
+    let (mut offset, mut count, mut files) = (0, 0, 1);
     loop {
         let mut queue = shared.queue.lock();
         while queue.records.is_empty() && !queue.closed {
@@ -91,7 +132,9 @@ fn serve(file: &File, shared: &Shared) -> io::Result<u64> {
         buffer.clear();
         count += taken.records.len() as u64;
         taken.records.drain(..).for_each(|record| buffer.extend_from_slice(&record));
-        if offset + buffer.len() as u64 > FILE_BYTES {
+        if offset + buffer.len() as u64 > place.bytes() {
+            file = place.next(files)?;
+            files += 1;
             offset = 0;
         }
         file.write_all_at(&buffer, offset)?;

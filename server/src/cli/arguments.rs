@@ -281,6 +281,9 @@ pub(crate) struct BenchLog {
     /// Commits of the log that is replayed
     #[arg(long, default_value_t = 2_000_000, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(2..=100_000_000))]
     pub(crate) commits: u64,
+    /// Writers at once, one measurement each
+    #[arg(long, default_values_t = [1, 16, 256], value_delimiter = ',', value_name = "COUNT,...", value_parser = clap::value_parser!(u16).range(1..=4096))]
+    pub(crate) writers: Vec<u16>,
     /// Length of one round, seconds; each figure is the median of several
     #[arg(long, default_value_t = 1.5, value_name = "SECONDS", value_parser = parse_seconds)]
     pub(crate) seconds: f64,
