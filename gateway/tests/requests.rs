@@ -105,10 +105,16 @@ fn every_kind_of_message_is_accepted() {
     assert_eq!(upstream(&request)["messages"], messages);
 }
 
+fn assert_all_refused<const COUNT: usize>(cases: [(&str, Value, &str, &str); COUNT]) {
+    for (name, value, param, code) in cases {
+        assert_refused(&with(name, value), param, code);
+    }
+}
+
 #[test]
-fn wrong_values_name_the_parameter_and_the_fault() {
+fn wrong_models_and_messages_name_the_place_and_the_fault() {
     let part = |part: Value| json!([{"role": "user", "content": [part]}]);
-    for (name, value, param, code) in [
+    assert_all_refused([
         ("model", json!(1), "model", "invalid_type"),
         ("model", json!(""), "model", "invalid_value"),
         ("model", json!("a\r\nb: c"), "model", "invalid_value"),
@@ -136,6 +142,12 @@ fn wrong_values_name_the_parameter_and_the_fault() {
         ("messages", part(json!({"type": "input_audio"})), "messages[0].content[0]", "unsupported_content"),
         ("messages", part(json!({"type": "file"})), "messages[0].content[0]", "unsupported_content"),
         ("messages", part(json!({"type": "smell"})), "messages[0].content[0].type", "invalid_value"),
+    ]);
+}
+
+#[test]
+fn wrong_values_name_the_parameter_and_the_fault() {
+    assert_all_refused([
         ("max_tokens", json!(0), "max_tokens", "integer_below_min_value"),
         ("max_tokens", json!(-5), "max_tokens", "integer_below_min_value"),
         ("max_tokens", json!(COMPLETION_TOKENS_MAX + 1), "max_tokens", "integer_above_max_value"),
@@ -178,9 +190,7 @@ fn wrong_values_name_the_parameter_and_the_fault() {
         ("audio", json!({}), "audio", "unsupported_parameter"),
         ("prediction", json!({"type": "content", "content": "x"}), "prediction", "unsupported_parameter"),
         ("web_search_options", json!({}), "web_search_options", "unsupported_parameter"),
-    ] {
-        assert_refused(&with(name, value), param, code);
-    }
+    ]);
 }
 
 #[test]
@@ -299,6 +309,21 @@ fn the_prompt_bound_counts_every_byte_that_reaches_the_prompt() {
 }
 
 #[test]
+fn the_prompt_estimate_is_what_a_tokenizer_would_probably_count() {
+    let estimate = |messages: Value| parse(&with("messages", messages)).unwrap().prompt_tokens_estimate().0;
+    assert_eq!(estimate(json!([{"role": "user", "content": ""}])), 3 + 3);
+    assert_eq!(estimate(json!([{"role": "user", "content": "What does a freeholder hold?"}])), 7 + 3 + 3);
+    let parts =
+        json!([{"role": "user", "content": [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]}]);
+    assert_eq!(estimate(parts), 2 + 3 + 3);
+    let two = json!([{"role": "system", "content": "be brief"}, {"role": "user", "content": "hi", "name": "abc"}]);
+    assert_eq!(estimate(two), 2 + 3 + 1 + 1 + 3 + 3);
+    let tools = json!([{"type": "function", "function": {"name": "f", "description": "x".repeat(100)}}]);
+    let request = parse(&with("tools", tools.clone())).unwrap();
+    assert_eq!(request.prompt_tokens_estimate().0, 1 + 3 + 3 + tools.to_string().len().div_ceil(4) as u64);
+}
+
+#[test]
 fn typed_fields_pass_the_same_checks() {
     let limits = RequestLimits::default();
     let message = ChatMessage { role: "user".to_owned(), content: "hi".to_owned(), ..ChatMessage::default() };
@@ -387,5 +412,26 @@ proptest! {
         let request = parse(&with("messages", Value::Array(messages))).unwrap();
         let bytes: usize = texts.iter().map(String::len).sum();
         prop_assert!(request.prompt_tokens_bound().0 >= (bytes + 8 * texts.len() + 8) as u64);
+    }
+
+    #[test]
+    fn the_prompt_estimate_is_never_nothing_nor_above_the_bound_and_grows_with_the_prompt(
+        texts in prop::collection::vec("\\PC{0,40}", 1..10),
+        more in "\\PC{0,40}",
+    ) {
+        // The tightest bound: no room for a template but what each message brings.
+        let limits = RequestLimits { prompt_template_tokens: Tokens(0), ..RequestLimits::default() };
+        let estimate = |texts: &[String]| {
+            let messages: Vec<_> = texts.iter().map(|text| json!({"role": "user", "content": text})).collect();
+            let request = ChatRequest::parse(&with("messages", Value::Array(messages)), &limits).unwrap();
+            assert!((Tokens(1)..=request.prompt_tokens_bound()).contains(&request.prompt_tokens_estimate()));
+            request.prompt_tokens_estimate()
+        };
+        let before = estimate(&texts);
+        let mut longer = texts.clone();
+        longer.last_mut().unwrap().push_str(&more);
+        prop_assert!(before <= estimate(&longer));
+        longer.push(more);
+        prop_assert!(before < estimate(&longer));
     }
 }

@@ -4,13 +4,14 @@
 //! bound is always set explicitly; members that are not ours to change keep their bytes.
 //! Deliberately absent: whether the order of messages makes sense to a model is the upstream's to judge.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, iter::Sum};
 
 use bytes::Bytes;
 use events_model::Tokens;
 use serde::Serialize;
 
 use super::{
+    count::{TOKEN_BYTES_TYPICAL, text_tokens_estimate},
     error::ApiError,
     json::{self, Context, DEPTH_MAX, Fault, Member, Node, VALUES_MAX},
     parameter::PARAMETERS,
@@ -28,6 +29,11 @@ pub const MESSAGE_TOKENS: u64 = 8;
 pub const PART_TOKENS: u64 = 2;
 /// Tokens a chat template may add when there are tools, functions or a response format: it explains them to the model.
 pub const TOOLS_TOKENS: u64 = 512;
+/// Tokens a chat template usually adds to each message.
+pub const MESSAGE_TOKENS_TYPICAL: u64 = 3;
+/// Tokens a chat template usually adds to a whole prompt: the beginning of the answer.
+pub const PROMPT_TOKENS_TYPICAL: u64 = 3;
+const _: () = assert!(MESSAGE_TOKENS_TYPICAL + PROMPT_TOKENS_TYPICAL <= MESSAGE_TOKENS);
 
 /// Limits an operator may set.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,7 +83,7 @@ pub struct ChatRequest {
     pub n: u32,
     /// The client's bound of each choice's tokens.
     pub completion_tokens_max: Option<Tokens>,
-    prompt_tokens_bound: Tokens,
+    prompt: PromptTokens,
     max_tokens_parameter: Option<MaxTokensParameter>,
     include_obfuscation: Option<bool>,
     /// Every other member as `,"name":value`, in the client's order and bytes.
@@ -173,7 +179,17 @@ impl ChatRequest {
     /// tools or a format, and `RequestLimits::prompt_template_tokens` once. The bound does not hold for tokenizers that
     /// first expand text (such as NFKC normalisation).
     pub const fn prompt_tokens_bound(&self) -> Tokens {
-        self.prompt_tokens_bound
+        Tokens(self.prompt.bound)
+    }
+
+    /// What the prompt's tokens probably are: at least 1, at most `prompt_tokens_bound`.
+    ///
+    /// Texts are estimated by `text_tokens_estimate`, JSON at `TOKEN_BYTES_TYPICAL` bytes a token. Added is what chat
+    /// templates usually write: `MESSAGE_TOKENS_TYPICAL` a message and `PROMPT_TOKENS_TYPICAL` once. For settling a
+    /// request whose upstream never told its usage; what an upstream adds unseen, such as a default system message, is
+    /// not in it.
+    pub const fn prompt_tokens_estimate(&self) -> Tokens {
+        Tokens(self.prompt.estimate)
     }
 
     /// Writes the request for an upstream.
@@ -204,6 +220,35 @@ impl ChatRequest {
     }
 }
 
+/// Tokens of (a part of) a prompt, counted twice.
+#[derive(Debug, Clone, Copy, Default)]
+struct PromptTokens {
+    /// They are never more.
+    bound: u64,
+    /// They are probably so many; at most `bound`.
+    estimate: u64,
+}
+
+impl PromptTokens {
+    fn of_text(text: &str) -> Self {
+        Self { bound: text.len() as u64, estimate: text_tokens_estimate(text) }
+    }
+
+    const fn of_json(bytes: u64) -> Self {
+        Self { bound: bytes, estimate: bytes.div_ceil(TOKEN_BYTES_TYPICAL) }
+    }
+
+    const fn plus(self, other: Self) -> Self {
+        Self { bound: self.bound.saturating_add(other.bound), estimate: self.estimate.saturating_add(other.estimate) }
+    }
+}
+
+impl Sum for PromptTokens {
+    fn sum<I: Iterator<Item = Self>>(parts: I) -> Self {
+        parts.fold(Self::default(), Self::plus)
+    }
+}
+
 /// What has been read of a request so far.
 #[derive(Default)]
 struct Draft {
@@ -217,7 +262,7 @@ struct Draft {
     max_completion_tokens: Option<i64>,
     logprobs: bool,
     has_top_logprobs: bool,
-    text_tokens: u64,
+    prompt: PromptTokens,
     has_tools: bool,
 }
 
@@ -243,7 +288,7 @@ impl Draft {
         let integer = if let Node::Integer(value) = node { Some(*value) } else { None };
         match name {
             "model" => self.model = model_name(node, path)?,
-            "messages" => self.text_tokens = self.text_tokens.saturating_add(check_messages(node, path)?),
+            "messages" => self.prompt = self.prompt.plus(check_messages(node, path)?),
             "stream" => self.stream = flag,
             "stream_options" => {
                 self.has_stream_options = true;
@@ -257,7 +302,7 @@ impl Draft {
             "top_logprobs" => self.has_top_logprobs = true,
             "tools" | "functions" | "response_format" | "tool_choice" | "function_call" => {
                 self.has_tools = true;
-                self.text_tokens = self.text_tokens.saturating_add(raw_bytes);
+                self.prompt = self.prompt.plus(PromptTokens::of_json(raw_bytes));
             }
             _ => {}
         }
@@ -270,7 +315,9 @@ impl Draft {
             return Err(Path::Top(field.name()).missing());
         }
         self.check_combinations()?;
-        let template = if self.has_tools { TOOLS_TOKENS } else { 0 }.saturating_add(limits.prompt_template_tokens.0);
+        let tools = if self.has_tools { TOOLS_TOKENS } else { 0 };
+        let bound = tools.saturating_add(limits.prompt_template_tokens.0);
+        let template = PromptTokens { bound, estimate: PROMPT_TOKENS_TYPICAL };
         let max_tokens_parameter = match (self.max_tokens, self.max_completion_tokens) {
             (Some(_), _) => Some(MaxTokensParameter::MaxTokens),
             (None, Some(_)) => Some(MaxTokensParameter::MaxCompletionTokens),
@@ -283,7 +330,7 @@ impl Draft {
             include_usage: self.include_usage,
             n: self.n.and_then(|n| u32::try_from(n).ok()).unwrap_or(1),
             completion_tokens_max,
-            prompt_tokens_bound: Tokens(self.text_tokens.saturating_add(template)),
+            prompt: self.prompt.plus(template),
             max_tokens_parameter,
             include_obfuscation: self.include_obfuscation,
             rest: rest_of(members),
@@ -330,10 +377,10 @@ fn model_name(node: &Node<'_>, path: Path<'_>) -> Result<String, ApiError> {
     Ok(name.to_owned())
 }
 
-/// Checks what a message's rule cannot say and bounds the tokens of all messages.
-fn check_messages(node: &Node<'_>, path: Path<'_>) -> Result<u64, ApiError> {
-    let Node::List(messages) = node else { return Ok(0) };
-    let mut tokens = 0_u64;
+/// Checks what a message's rule cannot say and counts the tokens of all messages.
+fn check_messages(node: &Node<'_>, path: Path<'_>) -> Result<PromptTokens, ApiError> {
+    let Node::List(messages) = node else { return Ok(PromptTokens::default()) };
+    let mut tokens = PromptTokens::default();
     for (index, message) in messages.iter().enumerate() {
         let role = message.member("role").and_then(Node::as_text);
         let speaks =
@@ -341,25 +388,27 @@ fn check_messages(node: &Node<'_>, path: Path<'_>) -> Result<u64, ApiError> {
         if role == Some("assistant") && !speaks {
             return Err(Path::Member(&Path::Item(&path, index), "content").missing());
         }
-        tokens = tokens.saturating_add(message_tokens_bound(message));
+        tokens = tokens.plus(message_tokens(message));
     }
     Ok(tokens)
 }
 
-fn message_tokens_bound(message: &Node<'_>) -> u64 {
-    let Node::Object(members) = message else { return 0 };
+fn message_tokens(message: &Node<'_>) -> PromptTokens {
+    let Node::Object(members) = message else { return PromptTokens::default() };
     let member_tokens = |(name, node): &(Cow<'_, str>, Node<'_>)| match (name.as_ref(), node) {
-        ("role", _) | (_, Node::Null) => 0,
-        (_, Node::Text(text)) => text.len() as u64,
-        ("content", Node::List(parts)) => parts.iter().map(part_tokens_bound).sum(),
-        (_, other) => other.json_bytes(),
+        ("role", _) | (_, Node::Null) => PromptTokens::default(),
+        (_, Node::Text(text)) => PromptTokens::of_text(text),
+        ("content", Node::List(parts)) => parts.iter().map(part_tokens).sum(),
+        (_, other) => PromptTokens::of_json(other.json_bytes()),
     };
-    members.iter().map(member_tokens).sum::<u64>().saturating_add(MESSAGE_TOKENS)
+    let template = PromptTokens { bound: MESSAGE_TOKENS, estimate: MESSAGE_TOKENS_TYPICAL };
+    members.iter().map(member_tokens).sum::<PromptTokens>().plus(template)
 }
 
-fn part_tokens_bound(part: &Node<'_>) -> u64 {
+fn part_tokens(part: &Node<'_>) -> PromptTokens {
     let text = part.member("text").or_else(|| part.member("refusal")).and_then(Node::as_text);
-    text.map_or(0, |text| text.len() as u64).saturating_add(PART_TOKENS)
+    let template = PromptTokens { bound: PART_TOKENS, estimate: 0 };
+    text.map(PromptTokens::of_text).unwrap_or_default().plus(template)
 }
 
 fn document_error(fault: Fault, parameter: Option<&str>) -> ApiError {

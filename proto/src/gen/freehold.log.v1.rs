@@ -439,7 +439,7 @@ pub enum UsageSource {
     Reported = 1,
     /// The upstream said so when it was asked afterwards.
     LookedUp = 2,
-    /// Counted by us from what was delivered.
+    /// Estimated by us from the prompt and what was delivered.
     Counted = 3,
     /// Nothing reached the upstream, or it refused.
     None = 4,

@@ -1,11 +1,13 @@
 //! The way of a model request, whatever surface it came in by: authenticate, route, admit, call, settle.
 //!
 //! Invariants:
-//! - the admission is durable before the upstream is called, the settlement before the client sees the end of the answer;
+//! - the admission is durable before the upstream is called, the settlement before the client sees the end of the
+//!   answer;
 //! - once admitted, a request belongs to a task of its own that settles it whatever happens to the client;
 //! - what is settled is, in this order: what the upstream reported with a complete answer; what it says when asked
-//!   (if something may have been billed); what it had reported before the answer broke off; what we count. Counted is
-//!   the bound of the prompt (its real size is known to the upstream alone) and the estimate of what was delivered.
+//!   (if something may have been billed); what it had reported before the answer broke off; what we count. Counted are
+//!   the estimates of the prompt and of what was delivered (their real sizes are known to the upstream alone), each at
+//!   most what is reserved for it.
 //!
 //! Deliberately absent: retries and hedging of calls, HTTP and gRPC forms.
 

@@ -200,7 +200,7 @@ impl Work {
                 Ok(usage) => return Some(usage),
                 Err(error) => {
                     let error = chain(&error, TEXT_BYTES_MAX);
-                    warn!(%request_id, error, "usage unknown to its upstream, counted from what was delivered");
+                    warn!(%request_id, error, "usage unknown to its upstream, will be estimated");
                 }
             }
         }
@@ -208,7 +208,7 @@ impl Work {
             return Some(reported(usage));
         }
         Some(Usage {
-            prompt_tokens: admitted.prompt_tokens_max,
+            prompt_tokens: self.submission.request.prompt_tokens_estimate().min(admitted.prompt_tokens_max),
             completion_tokens: ending.delivered.tokens_estimate().min(admitted.completion_tokens_max),
             source: UsageSource::Counted,
         })

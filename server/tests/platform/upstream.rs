@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use serde_json::json;
+use proto::episode::v1::Episode;
+use serde_json::{Value, json};
 use server::simulate::Options;
 
-use crate::world::{World, chat, events, streamed};
+use crate::world::{World, chat, events, eventually, read_events, streamed};
 
 const LONG: Options = Options {
     seed: 1,
@@ -105,18 +106,55 @@ async fn an_upstream_that_is_not_there_is_unavailable_and_costs_nothing() {
     assert_eq!(world.assert_settled(reply.request_id(), "upstream-failed").await.cost_nano_usd, 0);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_a_lookup_what_was_delivered_is_counted_within_the_reservation() {
-    let world = World::configured(Options { cut_rate: 1.0, ..long() }, "pro", |config| {
-        config.upstreams[0].usage_lookup_path = None;
-    })
-    .await;
-    let reply = world.chat(&streamed(100, true)).await;
-    let episode = world.episode(reply.request_id()).await;
-    assert_eq!(episode.end_state, "upstream-cut");
-    let settled: serde_json::Value = serde_json::from_str(&episode.entries[1].payload_json).unwrap();
-    assert!(settled.to_string().contains("counted"), "{settled}");
-    let words = events(&reply.body).len() as u64 - 1;
-    assert!(episode.completion_tokens + 2 >= words && episode.completion_tokens <= 100, "{words}: {episode:#?}");
+/// A world whose upstream keeps no record that could be asked.
+async fn without_lookup(options: Options) -> World {
+    World::configured(options, "pro", |config| config.upstreams[0].usage_lookup_path = None).await
+}
+
+/// A prompt of some length, whose tokens the upstream counts in its own way.
+const PROMPT: &str = "You are a careful assistant of a bank. Answer in two short paragraphs, name your sources, and \
+    never give advice on taxes. The customer asks: what happened to the 1,250.00 EUR that I sent to my landlord on the \
+    3rd of November, and when will the money arrive?";
+
+/// Asserts that a request was settled by our own count, near to what its upstream billed and within what was held.
+async fn assert_counted(world: &World, request_id: &str, end_state: &str) -> Episode {
+    let episode = world.episode(request_id).await;
+    assert_eq!(episode.end_state, end_state, "{episode:#?}");
+    assert!(episode.entries[1].payload_json.contains("counted"), "{episode:#?}");
+    let (billed, _) = world.billed(request_id).await;
+    let off = episode.prompt_tokens.abs_diff(billed);
+    assert!(billed > 0 && off * 10 <= billed, "{} prompt tokens settled, {billed} billed", episode.prompt_tokens);
+    assert!(episode.completion_tokens <= 100, "{episode:#?}");
     assert!(episode.cost_nano_usd <= episode.entries[0].reserved_nano_usd.unwrap());
+    assert_eq!(world.tenant().await.open_reservations, 0);
+    episode
+}
+
+fn with_prompt(mut body: Value) -> Value {
+    body["messages"][0]["content"] = json!(PROMPT);
+    body
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_lookup_a_broken_answer_is_counted_near_to_what_was_billed() {
+    let world = without_lookup(Options { cut_rate: 1.0, ..long() }).await;
+    let reply = world.chat(&with_prompt(streamed(100, true))).await;
+    let episode = assert_counted(&world, reply.request_id(), "upstream-cut").await;
+    let words = events(&reply.body).len() as u64 - 1;
+    assert!(episode.completion_tokens + 2 >= words, "{words} words: {episode:#?}");
+    let reply = world.chat(&with_prompt(chat(100))).await;
+    let episode = assert_counted(&world, reply.request_id(), "upstream-failed").await;
+    assert_eq!(episode.completion_tokens, 0, "nothing was delivered");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_lookup_a_client_that_goes_away_is_counted_near_to_what_was_billed() {
+    let world = without_lookup(Options { tokens_per_second: 100, ..long() }).await;
+    let mut response = world.open(&with_prompt(streamed(100, true))).await;
+    let id = response.headers()["x-request-id"].to_str().unwrap().to_owned();
+    read_events(response.body_mut(), 5).await;
+    drop(response);
+    eventually("the call is cancelled", || async { (world.simulator.stats().in_flight == 0).then_some(()) }).await;
+    let episode = assert_counted(&world, &id, "client-gone").await;
+    assert!(episode.completion_tokens >= 3, "{episode:#?}");
 }
