@@ -209,7 +209,7 @@ impl<P: Projection> Runner<P> {
             let is_behind = position < target;
             tokio::select! {
                 biased;
-                _ = stop.wait_for(|stop| *stop) => break,
+                () = async { drop(stop.wait_for(|stop| *stop).await) } => break,
                 _ = timer.tick() => self.save_new(&mut saved, position).await,
                 more = async { if is_behind { Ok(()) } else { head.changed().await } } => {
                     if more.is_err() {
@@ -260,10 +260,10 @@ impl<P: Projection> Runner<P> {
         if position == *saved {
             return;
         }
-        let (store, fold) = (Arc::clone(&self.store), Arc::clone(&self.fold));
+        let (log, store, fold) = (Arc::clone(&self.log), Arc::clone(&self.store), Arc::clone(&self.fold));
         let save = move || {
             // Only this runner writes, so readers are not kept out, and the lock is not held during the write.
-            let blob = checkpoint::encode::<P>(&fold.read());
+            let blob = checkpoint::encode::<P>(&*log, &fold.read());
             match blob {
                 Ok(blob) => store.save_checkpoint(P::NAME, &blob).map_err(|error| error.to_string()),
                 Err(error) => Err(error.to_string()),
@@ -295,7 +295,7 @@ fn load<P: Projection>(log: &dyn EventLog, store: &dyn SnapshotStore) -> Option<
         warn!(projection = P::NAME, at = blob.at, %head, "checkpoint ahead of the log discarded, rebuilding");
         return None;
     }
-    match checkpoint::decode::<P>(&blob) {
+    match checkpoint::decode::<P>(log, &blob) {
         Ok(fold) => Some(fold),
         Err(checkpoint::Error::Version { found, expected }) => {
             info!(projection = P::NAME, found, expected, "checkpoint of another version discarded, rebuilding");

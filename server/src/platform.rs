@@ -165,8 +165,8 @@ impl Platform {
             stop_folds,
         };
         let since_s = book.published_at.0 / 1_000_000;
-        platform.serve_http(&config, &ground, http_listener, (metrics, readiness.clone(), since_s));
-        platform.serve_grpc(&config, &ground, grpc_listener, (inputs, readiness));
+        platform.serve_http(&config, &ground, http_listener, (metrics.clone(), readiness.clone(), since_s));
+        platform.serve_grpc(&config, &ground, grpc_listener, (inputs, readiness, metrics));
         platform.recover(&ground);
         Ok(platform)
     }
@@ -270,11 +270,12 @@ impl Platform {
         config: &Config,
         ground: &Ground,
         listener: TcpListener,
-        (inputs, readiness): (DecisionContext, Readiness),
+        (inputs, readiness, metrics): (DecisionContext, Readiness, Metrics),
     ) {
         let app = Arc::new(grpc::App {
             path: self.path.clone(),
             readiness,
+            metrics,
             clock: Arc::clone(&ground.clock),
             ids: Arc::clone(&ground.ids),
             log: Arc::clone(&ground.log),
@@ -345,7 +346,9 @@ impl Ground {
         if head > Position::ZERO {
             let last = store.read_log(head, Direction::Backward, &Filter::default(), 1).map_err(StartError::Read)?;
             for commit in &last.commits {
-                clock.observe(commit.view().map_err(StartError::Read)?.recorded_at());
+                let recorded_at = commit.view().map_err(StartError::Read)?.recorded_at();
+                check_clock(recorded_at, LiveClock::wall(), config.log.clock_ahead_max)?;
+                clock.observe(recorded_at);
             }
         }
         let word = || entropy::<8>().map(u64::from_le_bytes).map_err(StartError::NoEntropy);
@@ -405,6 +408,15 @@ impl Ground {
     }
 }
 
+/// Refuses a clock that is far behind the log: times in it never go back, so they would stand still until it comes by.
+fn check_clock(recorded_at: TimestampUs, wall: TimestampUs, allowed: Duration) -> Result<(), StartError> {
+    let ahead = Duration::from_micros(recorded_at.since(wall).0);
+    if ahead <= allowed {
+        return Ok(());
+    }
+    Err(StartError::ClockBehind { recorded_at, wall, ahead, allowed })
+}
+
 /// Creates a directory that only its owner enters; one that exists stays as it is.
 fn create_private(directory: &Path) {
     let parents = directory.parent().map_or(Ok(()), fs::create_dir_all);
@@ -412,15 +424,14 @@ fn create_private(directory: &Path) {
     drop(parents.and_then(|()| fs::DirBuilder::new().mode(PRIVATE).create(directory)));
 }
 
-/// Gives a read model a thread of its own: its future stays on one thread.
+/// Keeps a read model up to date; it folds on blocking threads.
 fn start_fold<P: Projection>(
     tasks: &TaskTracker,
     runner: Runner<P>,
     stopped: watch::Receiver<bool>,
     readiness: Readiness,
 ) {
-    let runtime = tokio::runtime::Handle::current();
-    tasks.spawn_blocking(move || runtime.block_on(run(runner, stopped, readiness)));
+    tasks.spawn(run(runner, stopped, readiness));
 }
 
 async fn run<P: Projection>(runner: Runner<P>, stopped: watch::Receiver<bool>, readiness: Readiness) {

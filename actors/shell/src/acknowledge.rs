@@ -9,12 +9,14 @@ use std::sync::{
 };
 
 use actors_core::Decider;
-use events_journal::{AppendError, EventLog, Receipt, SnapshotStore};
+use events_journal::{AppendError, EventLog, Receipt};
 use events_model::{CommitId, Stored, StreamId, Version};
 use tokio::sync::{mpsc, oneshot};
-use tracing::warn;
 
-use crate::ask::{Decided, Rejected, Unavailable};
+use crate::{
+    ask::{Decided, Rejected, Unavailable},
+    saver::{Place, Saver, Snapshot},
+};
 
 /// The answer to one ask.
 pub(crate) type Answer<D> = Result<Result<Decided<D>, Rejected<D>>, Unavailable>;
@@ -28,8 +30,8 @@ pub(crate) enum Pending<D: Decider> {
         decided: Box<Decided<D>>,
         reply: Option<oneshot::Sender<Answer<D>>>,
     },
-    /// Save a snapshot of a state that is durable by then.
-    Snapshot { version: Version, bytes: Vec<u8> },
+    /// Save a snapshot of a state that is durable by then; without a place the actor ends, and it may wait for one.
+    Snapshot { version: Version, bytes: Vec<u8>, place: Option<Place> },
     /// Answer a read, or a refusal that rests on what is not yet durable.
     Barrier(Box<dyn FnOnce(Result<(), Unavailable>) + Send>),
 }
@@ -38,7 +40,7 @@ pub(crate) enum Pending<D: Decider> {
 pub(crate) struct Acknowledger<D: Decider> {
     pub(crate) stream: StreamId,
     pub(crate) log: Arc<dyn EventLog>,
-    pub(crate) snapshots: Arc<dyn SnapshotStore>,
+    pub(crate) saver: Saver,
     pub(crate) queue: mpsc::UnboundedReceiver<(u64, Pending<D>)>,
     /// How many commits are in flight, shared with the actor.
     pub(crate) in_flight: Arc<AtomicUsize>,
@@ -75,9 +77,11 @@ impl<D: Decider> Acknowledger<D> {
                     // A caller that has gone away does not need its answer.
                     let _gone = reply.map(|reply| reply.send(answer));
                 }
-                Pending::Snapshot { version, bytes } if void.is_none() => {
-                    if let Err(error) = self.snapshots.save_snapshot(&self.stream, version, &bytes) {
-                        warn!(stream = %self.stream, %error, "snapshot not saved");
+                Pending::Snapshot { version, bytes, place } if void.is_none() => {
+                    let snapshot = Snapshot { stream: self.stream.clone(), version, bytes };
+                    match place {
+                        Some(place) => place.save(snapshot),
+                        None => self.saver.hand_over(snapshot).await,
                     }
                 }
                 Pending::Snapshot { .. } => {}

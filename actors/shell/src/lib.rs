@@ -14,6 +14,7 @@ mod loading;
 mod messaging;
 mod names;
 mod runner;
+mod saver;
 pub mod shell;
 
 pub use ask::{Ask, Decided, Rejected, Unavailable};

@@ -10,8 +10,10 @@ pub const PIPELINE_LEN_MAX: usize = 8_192;
 pub const DUE_PER_TICK_MAX: usize = 256;
 /// Commits read at once while a state is loaded.
 pub const LOAD_PAGE_LEN: usize = 1_024;
-/// How often deadlines are looked at.
-pub const TICK: Duration = Duration::from_millis(20);
+/// Longest wait for the next deadline until the clock is looked at again, in case it was set.
+pub const LOOK_EVERY_MAX: Duration = Duration::from_secs(1);
+/// Most snapshots that wait to be written, all actors together.
+pub const SNAPSHOT_QUEUE_LEN_MAX: usize = 64;
 /// How long after a failure a due deadline is tried again.
 pub const RETRY_AFTER: Duration = Duration::from_millis(500);
 /// Retry time told to a caller whose actor's mailbox is full.

@@ -4,6 +4,8 @@
 //! those in flight fails, the state is dropped and loaded again, never mended; what has fallen due is done before
 //! the message that found it so.
 
+mod due;
+
 use std::{
     any::Any,
     collections::BTreeMap,
@@ -16,22 +18,19 @@ use std::{
 
 use actors_core::{Context, Decider};
 use events_journal::{EventLog, Health, SnapshotStore};
-use events_model::{
-    Commit, CommitId, DecisionContext, EventRecord, Position, Principal, Stored, StreamId, TimestampUs,
-    tenant::RefusalReason,
-};
+use events_model::{Commit, EventRecord, Position, Stored, StreamId, TimestampUs, tenant::RefusalReason};
 use tokio::sync::{mpsc, oneshot, watch};
-use tracing::{error, warn};
+use tracing::error;
 
 use crate::{
     acknowledge::{Answer, Pending, first_answer},
     ask::{Ask, Decided, Rejected, Unavailable},
     clock::{Clock, Ids},
     deadlines::Deadlines,
-    limits::{DUE_PER_TICK_MAX, OVERLOAD_RETRY_AFTER, PIPELINE_LEN_MAX, RETRY_AFTER, Settings, micros},
+    limits::{OVERLOAD_RETRY_AFTER, PIPELINE_LEN_MAX, Settings, micros},
     loading::{self, Loaded},
     messaging::{IdleCheck, Mailbox, Next, Receive},
-    names::{DEADLINE, REFUSALS},
+    saver::{Place, Saver},
 };
 
 /// What all actors of a shell share.
@@ -44,7 +43,8 @@ pub(crate) struct Environment {
     pub(crate) ids: Arc<dyn Ids>,
     pub(crate) settings: Settings,
     pub(crate) started_at: TimestampUs,
-    pub(crate) deadlines: Deadlines,
+    pub(crate) saver: Saver,
+    pub(crate) deadlines: Arc<Deadlines>,
     pub(crate) loads: AtomicU64,
     pub(crate) restarts: AtomicU64,
     pub(crate) snapshots_taken: AtomicU64,
@@ -296,104 +296,16 @@ impl<D: Decider> Runner<D> {
         self.generation += 1;
     }
 
-    /// Gives the actor a command of its own; false = it could not be decided, try again later.
-    fn ask_self(
-        &mut self,
-        command: D::Command,
-        commit_id: CommitId,
-        episode: events_model::EpisodeId,
-        who: &'static str,
-    ) -> bool {
-        let ask = Ask {
-            command,
-            commit_id,
-            idempotent: false,
-            episode_id: episode,
-            causation_id: None,
-            principal: Principal::system(who),
-            traceparent: String::new(),
-            inputs: DecisionContext::default(),
-        };
-        match self.decide(&ask) {
-            Ok(Ok((receipt, decided))) => {
-                let (commit_id, decided) = (ask.commit_id, Box::new(decided));
-                self.push(Pending::Commit { receipt, commit_id, decided, reply: None });
-                true
-            }
-            Ok(Err(Refused::Rejected(rejected))) => {
-                // The rules say no, now and at every other try.
-                warn!(stream = %self.stream, rejection = %rejected.rejection, who, "own command refused");
-                true
-            }
-            Ok(Err(Refused::Repeated(_))) => true,
-            // The caller tries again later.
-            Err(_) => false,
-        }
-    }
-
-    /// Does what has fallen due and sums up refusals; false = it could not, try again later.
-    fn catch_up(&mut self) -> bool {
-        let now = self.environment.clock.now();
-        let mut fine = true;
-        if let Some(loaded) = &self.loaded
-            && now >= self.due_from
-            && D::next_deadline(&loaded.state).is_some_and(|deadline| deadline <= now)
-        {
-            for due in D::due(&loaded.state, now, DUE_PER_TICK_MAX) {
-                fine &= self.ask_self(due.command, due.commit_id, due.episode_id, DEADLINE);
-            }
-        }
-        fine & self.sum_up_refusals(now, now.0 / 1_000_000)
-    }
-
-    /// Records the refusals of every second before `until`.
-    fn sum_up_refusals(&mut self, now: TimestampUs, until: u64) -> bool {
-        let overloaded = self.mailbox.take_turned_away();
-        if overloaded > 0 {
-            *self.refused.entry((now.0 / 1_000_000, RefusalReason::Overload)).or_default() += overloaded;
-        }
-        let mut fine = true;
-        while let Some(entry) = self.refused.first_entry() {
-            let (second, reason) = *entry.key();
-            if second >= until {
-                break;
-            }
-            let count = entry.remove();
-            let Some(command) = D::record_refusals(reason, second, count) else { continue };
-            let episode = self.environment.ids.episode(now);
-            // Always a valid id: a UUID behind a short ASCII word.
-            let Ok(commit_id) = CommitId::new(&format!("refused/{episode}")) else { continue };
-            if !self.ask_self(command, commit_id, episode, REFUSALS) {
-                *self.refused.entry((second, reason)).or_default() += count;
-                fine = false;
-                break;
-            }
-        }
-        fine
-    }
-
-    /// Sees to it that the actor is woken when it next has something to do.
-    fn watch_deadline(&mut self, fine: bool) {
-        let deadline = self.loaded.as_ref().and_then(|loaded| D::next_deadline(&loaded.state));
-        let deadline = deadline.map(|deadline| deadline.max(self.due_from));
-        let refusals = self.refused.keys().next().map(|(second, _)| TimestampUs((second + 1) * 1_000_000));
-        let mut next = [deadline, refusals].into_iter().flatten().min();
-        if !fine {
-            let retry = self.environment.clock.now().after(micros(RETRY_AFTER));
-            next = Some(next.map_or(retry, |next| next.max(retry)));
-        }
-        self.environment.deadlines.replace(&self.stream, self.watched, next);
-        self.watched = next;
-    }
-
     fn snapshot_if_due(&mut self) {
         let Some(loaded) = &self.loaded else { return };
-        if loaded.version.0 - loaded.saved.0 >= self.environment.settings.snapshot_every {
-            self.snapshot();
+        let is_due = loaded.version.0 - loaded.saved.0 >= self.environment.settings.snapshot_every;
+        // Without a place it is tried again after the next command.
+        if is_due && let Some(place) = self.environment.saver.place() {
+            self.snapshot(Some(place));
         }
     }
 
-    fn snapshot(&mut self) {
+    fn snapshot(&mut self, place: Option<Place>) {
         let Some(loaded) = &mut self.loaded else { return };
         if loaded.version == loaded.saved {
             return;
@@ -402,7 +314,7 @@ impl<D: Decider> Runner<D> {
             loaded.saved = loaded.version;
             let version = loaded.version;
             self.environment.snapshots_taken.fetch_add(1, Ordering::Relaxed);
-            self.push(Pending::Snapshot { version, bytes });
+            self.push(Pending::Snapshot { version, bytes, place });
         }
     }
 
@@ -490,7 +402,7 @@ impl<D: Decider> Runner<D> {
             Message::Stop { done } => {
                 self.catch_up();
                 self.sum_up_refusals(self.environment.clock.now(), u64::MAX);
-                self.snapshot();
+                self.snapshot(None);
                 self.leave();
                 self.push(Pending::Barrier(Box::new(move |_| {
                     let _gone = done.send(());
@@ -512,7 +424,7 @@ impl<D: Decider> IdleCheck for Runner<D> {
         if !idle || busy || !self.mailbox.close_if_empty() {
             return false;
         }
-        self.snapshot();
+        self.snapshot(None);
         self.leave();
         true
     }

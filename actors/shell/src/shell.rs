@@ -22,9 +22,10 @@ use crate::{
     ask::{Ask, Unavailable},
     clock::{Clock, Ids},
     deadlines::Deadlines,
-    limits::{DRAIN_TIMEOUT, OVERLOAD_RETRY_AFTER, Settings, TICK, micros},
+    limits::{DRAIN_TIMEOUT, OVERLOAD_RETRY_AFTER, Settings, micros},
     messaging::{Entrance, Envelope, Mailbox, Rim},
     runner::{Environment, Message, Read, Runner},
+    saver::Saver,
 };
 
 /// Counts of a shell.
@@ -93,6 +94,7 @@ impl<D: Decider> Shell<D> {
             count => count,
         };
         let environment = Arc::new(Environment {
+            saver: Saver::start(Arc::clone(&snapshots)),
             health: log.watch_health(),
             started_at: clock.now(),
             log,
@@ -100,7 +102,7 @@ impl<D: Decider> Shell<D> {
             clock,
             ids,
             settings,
-            deadlines: Deadlines::default(),
+            deadlines: Arc::new(Deadlines::default()),
             loads: AtomicU64::new(0),
             restarts: AtomicU64::new(0),
             snapshots_taken: AtomicU64::new(0),
@@ -178,7 +180,11 @@ impl<D: Decider> Shell<D> {
             entry.address.do_send(Envelope(Message::Stop { done }));
             ends.push(end);
         }
-        let all = futures::future::join_all(ends);
+        self.inner.environment.deadlines.close();
+        let all = async {
+            futures::future::join_all(ends).await;
+            self.inner.environment.saver.flush().await;
+        };
         if tokio::time::timeout(DRAIN_TIMEOUT, all).await.is_err() {
             warn!("actors did not end in time, their callers must ask again");
         }
@@ -237,7 +243,7 @@ impl<D: Decider> Shell<D> {
             let acknowledger = Acknowledger {
                 stream: stream.clone(),
                 log: Arc::clone(&environment.log),
-                snapshots: Arc::clone(&environment.snapshots),
+                saver: environment.saver.clone(),
                 queue,
                 in_flight: Arc::clone(&in_flight),
                 void: Box::new(move |generation| {
@@ -258,23 +264,27 @@ impl<D: Decider> Shell<D> {
     /// keep one alive.
     fn watch_deadlines(&self) {
         let inner = Arc::downgrade(&self.inner);
+        let environment = &self.inner.environment;
+        let (deadlines, clock) = (Arc::clone(&environment.deadlines), Arc::clone(&environment.clock));
         let watch = move || {
-            while let Some(inner) = inner.upgrade() {
-                if inner.closing.load(Ordering::Acquire) {
-                    return;
-                }
+            while let Some(due) = deadlines.wait_due(&*clock)
+                && let Some(inner) = inner.upgrade()
+            {
                 let shell = Self { inner };
-                let now = shell.inner.environment.clock.now();
-                for stream in shell.inner.environment.deadlines.take_due(now) {
+                for stream in due {
                     shell.wake(&stream);
                 }
-                drop(shell);
-                thread::sleep(TICK);
             }
         };
         if let Err(error) = thread::Builder::new().name("deadlines".to_owned()).spawn(watch) {
             warn!(%error, "deadlines' thread not started");
         }
+    }
+}
+
+impl<D: Decider> Drop for Inner<D> {
+    fn drop(&mut self) {
+        self.environment.deadlines.close();
     }
 }
 

@@ -187,7 +187,7 @@ fn no_damage_to_a_checkpoint_gives_a_wrong_number() {
         bad.push(Blob { at: good.at, bytes: good.bytes[..len].to_vec() });
     }
     bad.push(Blob { at: good.at, bytes: [good.bytes.as_slice(), &[0]].concat() });
-    bad.push(Blob { at: 4, bytes: good.bytes.clone() });
+    bad.extend([0, 2, 4].map(|at| Blob { at, bytes: good.bytes.clone() }));
     for blob in bad {
         book.log.save_checkpoint("count", &blob).unwrap();
         let (state, position, seen) = catch_up::<Count<false>>(&book);
@@ -203,6 +203,50 @@ fn a_later_version_of_the_projection_rebuilds() {
     catch_up::<Count<false>>(&book);
     let (state, _, seen) = catch_up::<CountTwo>(&book);
     assert_eq!((state, seen[0].position), (12, Position(0)));
+}
+
+#[test]
+fn a_checkpoint_of_another_log_is_not_taken_and_a_new_one_replaces_it() {
+    let (mut one, mut other) = (Book::default(), Book::default());
+    write(&mut one, 3);
+    for _ in 0..3 {
+        other.write(&tenant("acme"), &[resumed()]);
+    }
+    catch_up::<Count<false>>(&one);
+    let foreign = one.log.load_checkpoint("count").unwrap().unwrap();
+    other.log.save_checkpoint("count", &foreign).unwrap();
+    for begun in [0, 3] {
+        let (state, position, seen) = catch_up::<Count<false>>(&other);
+        assert_eq!((state, position, seen[0].position), (3, Position(3), Position(begun)));
+    }
+}
+
+#[test]
+fn the_bytes_of_a_checkpoint_are_these_and_those_of_the_form_before_are_rebuilt() {
+    let mut book = Book::default();
+    write(&mut book, 3);
+    catch_up::<Count<false>>(&book);
+    let saved = book.log.load_checkpoint("count").unwrap().unwrap();
+    let last = book.log.read_log(Position(3), Direction::Forward, &Filter::default(), 1).unwrap();
+    // Six events, none parked.
+    let body = [6, 0, 0];
+    let header =
+        |form: u32, rest: &[u8]| [b"FHCP", &form.to_le_bytes()[..], &1_u32.to_le_bytes(), rest, &body].concat();
+    let sum = crc32c::crc32c(&body).to_le_bytes();
+    let both = [sum, crc32c::crc32c(&last.commits[0].bytes).to_le_bytes()].concat();
+    assert_eq!(saved, Blob { at: 3, bytes: header(2, &both) });
+    book.log.save_checkpoint("count", &Blob { at: 3, bytes: header(1, &sum) }).unwrap();
+    let (state, _, seen) = catch_up::<Count<false>>(&book);
+    assert_eq!((state, seen[0].position), (6, Position(0)));
+}
+
+#[test]
+fn a_run_may_move_between_threads() {
+    const fn moves<T: Send>(_: &T) {}
+    let book = Book::default();
+    let (runner, _) = Runner::<Count<false>>::open(book.port(), book.log.clone_store(), Options::default());
+    let (_stop, stopped) = watch::channel(false);
+    moves(&runner.run(stopped, |_| {}));
 }
 
 #[test]

@@ -109,6 +109,9 @@ impl From<StartError> for Failure {
             StartError::AdminTokenVariable => problem.misuse().hint("unset it to use the data directory's token"),
             StartError::Listen { .. } => problem.hint("name a free one with --http-listen or --grpc-listen; 0 chooses"),
             StartError::Open(OpenError::Locked { .. }) => problem.hint("stop that process, or name another --data"),
+            StartError::ClockBehind { .. } => {
+                problem.hint("set the machine's clock; if it is right, wait, or raise log.clock_ahead_max")
+            }
             StartError::UpstreamKey(_) => {
                 problem.hint("set it, or take the upstream out; `freehold doctor` checks all")
             }

@@ -57,6 +57,7 @@ fn scalars(config: &Config) -> Check {
     count("http.connections_max", config.http.connections_max, &limit::CONNECTIONS)?;
     span("http.header_timeout", config.http.header_timeout, &limit::HEADER_TIMEOUT)?;
     size("log.segment_bytes", config.log.segment_bytes, &limit::SEGMENT_BYTES)?;
+    span("log.clock_ahead_max", config.log.clock_ahead_max, &limit::CLOCK_AHEAD)?;
     count("actors.mailbox_len_max", config.actors.mailbox_len_max, &limit::MAILBOX_LEN)?;
     span("actors.idle_after", config.actors.idle_after, &limit::IDLE_AFTER)?;
     count("actors.snapshot_every", config.actors.snapshot_every, &limit::SNAPSHOT_EVERY)?;

@@ -10,6 +10,8 @@ pub const CONNECTIONS: RangeInclusive<u64> = 1..=1_000_000;
 pub const HEADER_TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(600);
 /// `log.segment_bytes`, bytes.
 pub const SEGMENT_BYTES: RangeInclusive<u64> = 4 * 1024 * 1024..=1024 * 1024 * 1024;
+/// `log.clock_ahead_max`.
+pub const CLOCK_AHEAD: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(100 * 366 * 86_400);
 /// `actors.mailbox_len_max`, messages.
 pub const MAILBOX_LEN: RangeInclusive<u64> = 1..=1_000_000;
 /// `actors.idle_after`.

@@ -91,6 +91,9 @@ pub struct Log {
     /// Size of a segment file. Since v0.1.
     #[serde(with = "unit::bytes")]
     pub segment_bytes: u64,
+    /// How far the log's last time may be ahead of the machine's clock at a start. Since v0.1.
+    #[serde(with = "unit::duration")]
+    pub clock_ahead_max: Duration,
 }
 
 /// Actors.
@@ -298,7 +301,7 @@ impl Default for Http {
 
 impl Default for Log {
     fn default() -> Self {
-        Self { segment_bytes: 64 * 1024 * 1024 }
+        Self { segment_bytes: 64 * 1024 * 1024, clock_ahead_max: Duration::from_secs(300) }
     }
 }
 

@@ -2,7 +2,7 @@
 //! v1alpha) and health for tools.
 //!
 //! Invariants: an application shows its API key, an operator the admin token, compared in constant time; every error
-//! carries `google.rpc.ErrorInfo`, and `RetryInfo` where trying again helps. What a request means is decided in
+//! carries `google.rpc.ErrorInfo`, and `RetryInfo` where trying again helps, also a panic of a handler. What a request means is decided in
 //! `model_path` and the actors.
 
 mod admin;
@@ -10,6 +10,7 @@ mod connections;
 pub(crate) mod convert;
 mod episodes;
 mod gateway;
+mod panics;
 pub mod status;
 mod tenants;
 
@@ -26,14 +27,17 @@ use proto::{
 };
 use tokio::{net::TcpListener, time::interval};
 use tokio_util::task::TaskTracker;
-use tonic::{service::interceptor::InterceptedService, transport::Server};
+use tonic::{body::Body, service::interceptor::InterceptedService, transport::Server};
 use tonic_health::{ServingStatus, server::HealthReporter};
 use tonic_reflection::server::Builder;
-use tower::util::MapResponseLayer;
+use tower::{
+    layer::util::{Identity, Stack},
+    util::MapResponseLayer,
+};
 
 pub use self::status::DOMAIN;
-use self::{admin::Admin, episodes::Episodes, gateway::Gateway, tenants::Tenants};
-use crate::{auth::Pepper, model_path::ModelPath, readiness::Readiness, shutdown::Stop};
+use self::{admin::Admin, episodes::Episodes, gateway::Gateway, panics::CatchPanics, tenants::Tenants};
+use crate::{auth::Pepper, metrics::Metrics, model_path::ModelPath, readiness::Readiness, shutdown::Stop};
 
 /// Most requests at once on one connection.
 const STREAMS_MAX: u32 = 256;
@@ -49,6 +53,7 @@ const HEALTH_EVERY: Duration = Duration::from_millis(100);
 pub(crate) struct App {
     pub(crate) path: ModelPath,
     pub(crate) readiness: Readiness,
+    pub(crate) metrics: Metrics,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) ids: Arc<dyn Ids>,
     pub(crate) log: Arc<dyn EventLog>,
@@ -78,11 +83,26 @@ pub enum Error {
     Transport(#[source] tonic::transport::Error),
 }
 
+type Detail = MapResponseLayer<fn(http::Response<Body>) -> http::Response<Body>>;
+
+/// What surrounds every service: limits of a connection, errors with particulars, panics that are answers.
+fn builder(metrics: &Metrics) -> Server<Stack<CatchPanics, Stack<Detail, Identity>>> {
+    let detail: Detail = MapResponseLayer::new(status::detailed);
+    Server::builder()
+        .layer(detail)
+        .layer(CatchPanics { panics: metrics.panics.clone() })
+        .max_concurrent_streams(STREAMS_MAX)
+        .http2_max_header_list_size(HEADERS_BYTES_MAX)
+        .http2_keepalive_interval(Some(PROBE))
+        .http2_keepalive_timeout(Some(PROBE))
+}
+
 /// Serves until the drain has begun and every call is answered.
 pub(crate) async fn serve(listener: TcpListener, app: Arc<App>, tasks: TaskTracker, stop: Stop) -> Result<(), Error> {
     let (reporter, health) = tonic_health::server::health_reporter();
     tasks.spawn(report(reporter, app.readiness.clone(), stop.clone()));
     let bytes_max = app.message_bytes_max;
+    let mut builder = builder(&app.metrics);
     let incoming = connections::accept(listener, app.connections_max, app.begin_timeout);
     let admin = Admin::new(&app);
     let tenants = TenantsServer::new(Tenants(Arc::clone(&app))).max_decoding_message_size(bytes_max);
@@ -93,12 +113,7 @@ pub(crate) async fn serve(listener: TcpListener, app: Arc<App>, tasks: TaskTrack
             .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
-    Server::builder()
-        .layer(MapResponseLayer::new(status::detailed))
-        .max_concurrent_streams(STREAMS_MAX)
-        .http2_max_header_list_size(HEADERS_BYTES_MAX)
-        .http2_keepalive_interval(Some(PROBE))
-        .http2_keepalive_timeout(Some(PROBE))
+    builder
         .add_service(describe().build_v1().map_err(Error::Reflection)?)
         .add_service(describe().build_v1alpha().map_err(Error::Reflection)?)
         .add_service(health)

@@ -1,11 +1,13 @@
 //! Why the platform does not start, with the number of its page in `docs/errors`.
 
-use std::{io, net::SocketAddr, path::PathBuf};
+use std::{io, net::SocketAddr, path::PathBuf, time::Duration};
 
 use actors_core::region::Rejection;
 use actors_shell::Unavailable;
+use chrono::{DateTime, SecondsFormat};
 use events_journal::ReadError;
 use events_journal_sled::OpenError;
+use events_model::TimestampUs;
 use gateway::upstream::SettingsError;
 
 use crate::{auth, config, readiness::refusal_code};
@@ -19,6 +21,21 @@ pub enum StartError {
     /// The log cannot be read.
     #[error("read the log")]
     Read(#[source] ReadError),
+    /// The machine's clock is behind the log's last time.
+    #[error(
+        "the log ends at {}, {} s ahead of this machine's clock, which says {}; log.clock_ahead_max allows {}",
+        time(*.recorded_at), .ahead.as_secs(), time(*.wall), config::unit::show_duration(*.allowed)
+    )]
+    ClockBehind {
+        /// When the last commit was recorded.
+        recorded_at: TimestampUs,
+        /// What the machine's clock says.
+        wall: TimestampUs,
+        /// The span between them.
+        ahead: Duration,
+        /// The longest that is allowed.
+        allowed: Duration,
+    },
     /// The operator's token cannot be used.
     #[error("load the admin token")]
     AdminToken(#[source] auth::secret_file::Error),
@@ -82,6 +99,7 @@ impl StartError {
             Self::Open(OpenError::UnsupportedVersion { .. }) => Some("E0011"),
             Self::Open(OpenError::Io { source, .. }) => io_code(source),
             Self::Read(error) => read_code(error),
+            Self::ClockBehind { .. } => Some("E0012"),
             Self::AdminTokenVariable | Self::AdminToken(auth::secret_file::Error::Malformed { .. }) => Some("E0009"),
             Self::AdminToken(auth::secret_file::Error::Io { source, .. })
             | Self::KeyPepper(auth::secret_file::Error::Io { source, .. }) => io_code(source),
@@ -100,6 +118,12 @@ impl StartError {
             | Self::Task(_) => None,
         }
     }
+}
+
+/// A moment for people; beyond the calendar its number.
+fn time(at: TimestampUs) -> String {
+    let moment = i64::try_from(at.0).ok().and_then(DateTime::from_timestamp_micros);
+    moment.map_or_else(|| format!("{} us", at.0), |moment| moment.to_rfc3339_opts(SecondsFormat::Secs, true))
 }
 
 const fn read_code(error: &ReadError) -> Option<&'static str> {

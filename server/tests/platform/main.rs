@@ -11,6 +11,7 @@
 )]
 
 mod bad_input;
+mod clock;
 mod crowd;
 mod grpc;
 mod grpc_input;

@@ -1,0 +1,99 @@
+//! What an actor does without being asked: what has fallen due, and the sums of its refusals.
+
+use actors_core::Decider;
+use events_model::{CommitId, DecisionContext, EpisodeId, Principal, TimestampUs, tenant::RefusalReason};
+use tracing::warn;
+
+use super::{Refused, Runner};
+use crate::{
+    acknowledge::Pending,
+    ask::Ask,
+    limits::{DUE_PER_TICK_MAX, RETRY_AFTER, micros},
+    names::{DEADLINE, REFUSALS},
+};
+
+impl<D: Decider> Runner<D> {
+    /// Gives the actor a command of its own; false = it could not be decided, try again later.
+    fn ask_self(&mut self, command: D::Command, commit_id: CommitId, episode: EpisodeId, who: &'static str) -> bool {
+        let ask = Ask {
+            command,
+            commit_id,
+            idempotent: false,
+            episode_id: episode,
+            causation_id: None,
+            principal: Principal::system(who),
+            traceparent: String::new(),
+            inputs: DecisionContext::default(),
+        };
+        match self.decide(&ask) {
+            Ok(Ok((receipt, decided))) => {
+                let (commit_id, decided) = (ask.commit_id, Box::new(decided));
+                self.push(Pending::Commit { receipt, commit_id, decided, reply: None });
+                true
+            }
+            Ok(Err(Refused::Rejected(rejected))) => {
+                // The rules say no, now and at every other try.
+                warn!(stream = %self.stream, rejection = %rejected.rejection, who, "own command refused");
+                true
+            }
+            Ok(Err(Refused::Repeated(_))) => true,
+            // The caller tries again later.
+            Err(_) => false,
+        }
+    }
+
+    /// Does what has fallen due and sums up refusals; false = it could not, try again later.
+    pub(super) fn catch_up(&mut self) -> bool {
+        let now = self.environment.clock.now();
+        let mut fine = true;
+        if let Some(loaded) = &self.loaded
+            && now >= self.due_from
+            && D::next_deadline(&loaded.state).is_some_and(|deadline| deadline <= now)
+        {
+            for due in D::due(&loaded.state, now, DUE_PER_TICK_MAX) {
+                fine &= self.ask_self(due.command, due.commit_id, due.episode_id, DEADLINE);
+            }
+        }
+        fine & self.sum_up_refusals(now, now.0 / 1_000_000)
+    }
+
+    /// Records the refusals of every second before `until`.
+    pub(super) fn sum_up_refusals(&mut self, now: TimestampUs, until: u64) -> bool {
+        let overloaded = self.mailbox.take_turned_away();
+        if overloaded > 0 {
+            *self.refused.entry((now.0 / 1_000_000, RefusalReason::Overload)).or_default() += overloaded;
+        }
+        let mut fine = true;
+        while let Some(entry) = self.refused.first_entry() {
+            let (second, reason) = *entry.key();
+            if second >= until {
+                break;
+            }
+            let count = entry.remove();
+            let Some(command) = D::record_refusals(reason, second, count) else { continue };
+            let episode = self.environment.ids.episode(now);
+            // Always a valid id: a UUID behind a short ASCII word.
+            let Ok(commit_id) = CommitId::new(&format!("refused/{episode}")) else { continue };
+            if !self.ask_self(command, commit_id, episode, REFUSALS) {
+                *self.refused.entry((second, reason)).or_default() += count;
+                fine = false;
+                break;
+            }
+        }
+        fine
+    }
+
+    /// Sees to it that the actor is woken when it next has something to do.
+    pub(super) fn watch_deadline(&mut self, fine: bool) {
+        let deadline = self.loaded.as_ref().and_then(|loaded| D::next_deadline(&loaded.state));
+        let deadline = deadline.map(|deadline| deadline.max(self.due_from));
+        let refusals = self.refused.keys().next().map(|(second, _)| TimestampUs((second + 1) * 1_000_000));
+        let mut next = [deadline, refusals].into_iter().flatten().min();
+        if !fine {
+            let retry = self.environment.clock.now().after(micros(RETRY_AFTER));
+            next = Some(next.map_or(retry, |next| next.max(retry)));
+        }
+        self.environment.deadlines.replace(&self.stream, self.watched, next);
+        self.watched = next;
+    }
+}
