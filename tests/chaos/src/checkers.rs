@@ -61,7 +61,8 @@ impl Ledger {
     pub fn note(&mut self, line: &Line) {
         match line {
             Line::Acknowledged { stream, version, id, position } => {
-                self.acknowledged.insert((stream.clone(), id.clone()), (*position, *version));
+                // A retry is acknowledged once more, and what was said first must hold.
+                self.acknowledged.entry((stream.clone(), id.clone())).or_insert((*position, *version));
             }
             Line::NotWritten { stream, id, why } => {
                 self.not_written.insert((stream.clone(), id.clone()));

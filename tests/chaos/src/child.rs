@@ -137,6 +137,8 @@ impl Writer {
                 say(&Line::Broken(text.clone()))?;
                 bail!(text);
             }
+            let (stream, version, id) = (stream.to_string(), view.first_version, view.commit_id.to_owned());
+            say(&Line::Acknowledged { stream, version, id, position: newest.position.0 })?;
         }
         Ok(())
     }

@@ -63,7 +63,8 @@ fn one_round(program: &Path, dir: &Path, dice: &mut Dice, plan: Plan, ledger: &m
     if dice.one_in(5) {
         let line = victim.hear(ledger, Duration::from_micros(dice.within(0..=30_000)))?;
         victim.kill(ledger)?;
-        return Ok(line == Some(Line::Ready));
+        // Retries are acknowledged before it says that it is ready.
+        return Ok(matches!(line, Some(Line::Ready | Line::Acknowledged { .. })));
     }
     victim.hear_until(ledger, |line| *line == Line::Ready)?;
     victim.work_and_kill(ledger, plan, dice.skewed(1..=1_000), dice.one_in(3))?;

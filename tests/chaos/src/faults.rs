@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::{
     checkers::Ledger,
@@ -32,6 +32,19 @@ pub struct Scene {
     switch: FaultSwitch,
     plan: Plan,
     ledger: Ledger,
+}
+
+/// What deaths of failed syncs did.
+#[derive(Debug, Default)]
+pub struct Deaths {
+    /// Children that died in the middle of their appends.
+    pub while_appending: usize,
+    /// Those of them that left commits of which nobody was told and which the next child showed.
+    pub forgotten: usize,
+    /// Children that died before their store was open.
+    pub while_opening: usize,
+    /// Commits that were acknowledged.
+    pub acknowledged: usize,
 }
 
 impl Scene {
@@ -112,8 +125,17 @@ impl Scene {
         self.assert_appends_succeed(victim)
     }
 
-    fn check(&self, context: &str) -> Result<()> {
-        power::check(&self.data, self.plan, &self.ledger)?.assert_clean(context)
+    /// Gives how many commits are there.
+    fn check(&self, context: &str) -> Result<u64> {
+        let findings = power::check(&self.data, self.plan, &self.ledger)?;
+        findings.assert_clean(context)?;
+        Ok(findings.commits)
+    }
+
+    /// What the child shows to readers.
+    fn head(&mut self, victim: &mut Victim) -> Result<u64> {
+        let Line::Head(head) = victim.order(&mut self.ledger, "head")? else { bail!("the child did not say its head") };
+        Ok(head)
     }
 
     /// A fault comes and goes several times under one process, which is then killed or closed, and once more.
@@ -204,7 +226,8 @@ impl Scene {
         fs::rename(&away, &self.data)?;
         self.recover(&mut victim)?;
         victim.kill(&mut self.ledger)?;
-        self.check("after the directory came back")
+        self.check("after the directory came back")?;
+        Ok(())
     }
 
     /// Now and then a sync fails, and whoever asks first is told; in the end the power fails: whatever was acknowledged,
@@ -232,15 +255,20 @@ impl Scene {
     }
 
     fn start_recorded(&mut self) -> Result<(Victim, Image)> {
+        self.start_recorded_on(Image::begin(&self.data, &self.data.with_extension("image"))?)
+    }
+
+    /// Starts a child on what another one left.
+    fn start_recorded_on(&mut self, image: Image) -> Result<(Victim, Image)> {
         self.plan.life += 1;
         let more = [self.switch.environment()];
         let Recorded { victim, image } =
-            Recorded::start(&self.program, &self.shim, &self.data, self.plan, &mut self.ledger, &more)?;
+            Recorded::start_on(image, &self.program, &self.shim, self.plan, &mut self.ledger, &more)?;
         Ok((victim, image))
     }
 
-    /// Kills the child and goes on with what was durable.
-    fn lose_power(&mut self, victim: Victim, image: &Image, left: &Path, dice: &mut Dice) -> Result<()> {
+    /// Kills the child and goes on with what was durable; gives how many commits that is.
+    fn lose_power(&mut self, victim: Victim, image: &Image, left: &Path, dice: &mut Dice) -> Result<u64> {
         victim.kill(&mut self.ledger)?;
         image.restore(left, &mut Loss::default(), dice)?;
         self.data = left.to_owned();
@@ -264,5 +292,62 @@ impl Scene {
             self.lose_power(victim, &image, &dir.join(format!("left-{round}")), dice)?;
         }
         Ok(&self.ledger)
+    }
+
+    /// A child dies of a failed sync before it can do anything about the commits that it should have covered, so that
+    /// the next one finds them in a page cache that takes them for clean; then the power fails: what any child showed
+    /// or acknowledged must be there.
+    ///
+    /// # Errors
+    /// A promise was broken.
+    pub fn survives_deaths_of_failed_syncs(&mut self, dir: &Path, dice: &mut Dice, rounds: u64) -> Result<Deaths> {
+        let mut deaths = Deaths::default();
+        for round in 1..=rounds {
+            // Where segments end often, many die of the sync of a new one, before their commits were written.
+            self.plan.segment_bytes = dice.pick(&[64 * 1024, 1024 * 1024, 1024 * 1024]);
+            self.plan.seed = dice.within(0..=u64::MAX);
+            let left = dir.join(format!("left-{round}"));
+            self.die_and_lose_power(&left, &mut deaths, dice)
+                .with_context(|| format!("round {round} of CHAOS_SEED={}", dice.seed()))?;
+        }
+        deaths.acknowledged = self.ledger.acknowledged();
+        Ok(deaths)
+    }
+
+    fn die_and_lose_power(&mut self, left: &Path, deaths: &mut Deaths, dice: &mut Dice) -> Result<()> {
+        let (mut victim, mut image) = self.start_recorded()?;
+        for _ in 0..dice.within(1..=3) {
+            self.append(&mut victim, dice.within(0..=20))?;
+            let told = self.head(&mut victim)?;
+            self.switch.begin(Fault::SyncKills)?;
+            victim.tell("append 1000")?;
+            // One that finds no room for a new segment has nothing to sync.
+            deaths.while_appending += usize::from(victim.see_killed(&mut self.ledger)?);
+            if dice.one_in(3) {
+                deaths.while_opening += usize::from(self.die_while_opening(&image)?);
+            }
+            self.switch.end()?;
+            (victim, image) = self.start_recorded_on(image)?;
+            let shown = self.head(&mut victim)?;
+            ensure!(shown >= told, "readers were shown {told} commits and now {shown}");
+            deaths.forgotten += usize::from(shown > told);
+        }
+        // The last child may only have been read from, or build on what it found.
+        if dice.one_in(2) {
+            self.append(&mut victim, dice.within(1..=20))?;
+        }
+        let shown = self.head(&mut victim)?;
+        let stored = self.lose_power(victim, &image, left, dice)?;
+        ensure!(stored >= shown, "the last child showed {shown} commits, {stored} are left");
+        Ok(())
+    }
+
+    /// A child whose disk still fails is killed by the first sync of its recovery; false = all that it would sync was
+    /// forgotten before, so that it lived to say that its store does not open.
+    fn die_while_opening(&mut self, image: &Image) -> Result<bool> {
+        self.plan.life += 1;
+        let mut environment = self.environment()?;
+        environment.push(image.environment());
+        Victim::start(&self.program, &self.data, self.plan, &environment)?.see_killed(&mut self.ledger)
     }
 }

@@ -7,7 +7,7 @@
 //! - `dice`: the seed and the choices that come from it;
 //! - `checkers`: what was acknowledged, and whether a log keeps it;
 //! - `child` and `victim`: the program that suffers, and the hand that holds it;
-//! - `shim`: the library that records what a power loss leaves and injects faults of the disk;
+//! - `shim`: the libraries that record what a power loss leaves, inject faults of the disk and set the clock;
 //! - `crash`, `power`, `faults`: the rounds;
 //! - `system`, `clients`, `money`: the shipped binary under load, and whether its bills are right.
 

@@ -10,7 +10,7 @@ use actors_core::{
 use anyhow::{Context, Result, ensure};
 use events_journal::{Direction, EventLog, Filter};
 use events_journal_sled::LocalStore;
-use events_model::{NanoUsd, Position, RequestId, Stored, Tokens, tenant::Event};
+use events_model::{NanoUsd, Position, RequestId, Stored, TimestampUs, Tokens, tenant::Event};
 use serde_json::Value;
 
 use crate::{
@@ -30,6 +30,8 @@ pub struct Account {
     pub settled: u64,
     /// Of those, settled after a restart.
     pub recovered: u64,
+    /// Of those, settled after their reservation's deadline.
+    pub overdue: u64,
     /// Reservations that nobody settled.
     pub expired: u64,
     /// Requests refused.
@@ -63,6 +65,7 @@ pub fn account(data: &Path) -> Result<Account> {
             let mut state = states.remove(commit.stream).unwrap_or_default();
             for event in commit.events() {
                 let event = Event::from_payload(event?.payload)?;
+                account.overdue += u64::from(is_overdue(&state, &event, commit.recorded_at()));
                 count(&mut account, &event);
                 state = Tenant::evolve(state, &event);
             }
@@ -79,6 +82,12 @@ pub fn account(data: &Path) -> Result<Account> {
     account.open = states.values().map(|state| state.reservations.len()).sum();
     account.refused = states.values().flat_map(|state| state.totals.refused.values()).sum();
     Ok(account)
+}
+
+/// Whether an event settles a reservation of this state after its deadline.
+fn is_overdue(state: &State, event: &Event, at: TimestampUs) -> bool {
+    let Event::RequestSettled { settlement, .. } = event else { return false };
+    state.reservations.get(&settlement.request_id).is_some_and(|held| held.deadline < at)
 }
 
 fn count(account: &mut Account, event: &Event) {

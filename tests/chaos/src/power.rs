@@ -70,6 +70,7 @@ impl Image {
     pub fn begin(data: &Path, dir: &Path) -> Result<Self> {
         fs::create_dir_all(dir.join("objects"))?;
         fs::create_dir_all(dir.join("names"))?;
+        fs::create_dir_all(dir.join("forgotten"))?;
         let image = Self { data: data.to_owned(), dir: dir.to_owned() };
         image.take(data)?;
         Ok(image)

@@ -5,10 +5,14 @@
  * their file returns, names when fsync of their directory returns, and nothing else reaches it:
  *   objects/<inode>.<generation>  the durable bytes of a file; a reused inode gets the next generation;
  *   names/<inode of a directory>  its durable names, replaced atomically: `f <inode> <generation> <name>` or
- *                                 `d <inode> <name>`.
+ *                                 `d <inode> <name>`;
+ *   forgotten/<inode>.<generation>  what a failed sync forgot of a file and nobody has written since: pairs of off_t,
+ *                                 replaced atomically; no file = nothing.
  * The recorder is stricter than most file systems: fsync of a new file does not make its name durable.
  * A program that goes on with the image of one that was killed finds in the page cache what that one wrote and did not
- * sync: the first sync of a file that the program did not create covers all of it.
+ * sync: the first sync of a file that the program did not create covers all of it, but for what is forgotten: the
+ * kernel takes those pages for clean, shows them to everybody and writes them only when they are written again. (A page
+ * that is written again goes to the disk as a whole; here only the bytes that are written again do.)
  * CHAOS_LIE_AFTER=<n> makes the disk a liar: after n syncs of files the bytes no longer reach the image.
  *
  * It injects faults while the file CHAOS_FAULT exists, by the word in it:
@@ -16,7 +20,9 @@
  *   full    only growth and creation fail, so that space that was allocated before is still writable;
  *   erofs   everything that changes a file or a name fails;
  *   eio     every sync fails, and as on Linux what it should have written is forgotten: a later sync does not
- *           write it, only writing it again does;
+ *           write it, only writing it again does, in this program or in the next one on the image;
+ *   deadly  the same, and the first sync of a file that forgets a byte other than zero kills the program with SIGKILL
+ *           before it returns, so that nothing is done about the failure;
  *   flaky   one sync in three does so, and as on Linux every other descriptor of the file that was open then hears of
  *           it once, at its next sync; who syncs through a descriptor that somebody else uses, too, never hears of it.
  *
@@ -30,6 +36,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -41,7 +48,7 @@
 
 #define REAL(name) ((__typeof__(&name))real(#name))
 
-enum fault { NONE, ENOSPC_ALL, ENOSPC_GROWTH, EROFS_ALL, EIO_SYNC, EIO_FLAKY };
+enum fault { NONE, ENOSPC_ALL, ENOSPC_GROWTH, EROFS_ALL, EIO_SYNC, EIO_DEADLY, EIO_FLAKY };
 
 #define FDS_MAX 65536
 /* Beyond the end of any file. */
@@ -51,12 +58,18 @@ struct range {
     off_t from, to;
 };
 
-/* What was written to a file since its last sync. */
+struct ranges {
+    struct range *at;
+    size_t count, capacity;
+};
+
 struct file {
     ino_t inode;
     unsigned generation;
-    struct range *dirty;
-    size_t count, capacity;
+    /* What was written since the last sync. */
+    struct ranges dirty;
+    /* What failed syncs forgot, as it is in the image. */
+    struct ranges forgotten;
     /* Failed syncs so far. */
     unsigned failures;
 };
@@ -138,6 +151,7 @@ static enum fault fault_now(void) {
     if (!strncmp(word, "full", 4)) return ENOSPC_GROWTH;
     if (!strncmp(word, "erofs", 5)) return EROFS_ALL;
     if (!strncmp(word, "eio", 3)) return EIO_SYNC;
+    if (!strncmp(word, "deadly", 6)) return EIO_DEADLY;
     if (!strncmp(word, "flaky", 5)) return EIO_FLAKY;
     return NONE;
 }
@@ -154,13 +168,51 @@ static int object_exists(const struct file *file) {
     return access(path, F_OK) == 0;
 }
 
-static void add_range(struct file *file, off_t from, off_t to) {
-    if (file->count == file->capacity) {
-        file->capacity = file->capacity * 2 + 64;
-        file->dirty = realloc(file->dirty, file->capacity * sizeof *file->dirty);
-        if (!file->dirty) die("realloc");
+static void add_range(struct ranges *ranges, off_t from, off_t to) {
+    if (from >= to) return;
+    if (ranges->count == ranges->capacity) {
+        ranges->capacity = ranges->capacity * 2 + 64;
+        ranges->at = realloc(ranges->at, ranges->capacity * sizeof *ranges->at);
+        if (!ranges->at) die("realloc");
     }
-    file->dirty[file->count++] = (struct range){from, to};
+    ranges->at[ranges->count++] = (struct range){from, to};
+}
+
+static void cut_range(struct ranges *ranges, off_t from, off_t to) {
+    struct ranges left = {0};
+    for (size_t i = 0; i < ranges->count; i++) {
+        struct range range = ranges->at[i];
+        add_range(&left, range.from, range.to < from ? range.to : from);
+        add_range(&left, range.from > to ? range.from : to, range.to);
+    }
+    free(ranges->at);
+    *ranges = left;
+}
+
+static void forgotten_path(char *path, const struct file *file) {
+    snprintf(path, PATH_MAX, "%s/forgotten/%lu.%u", image_dir, (unsigned long)file->inode, file->generation);
+}
+
+static void load_forgotten(struct file *file) {
+    char path[PATH_MAX];
+    struct range range;
+    forgotten_path(path, file);
+    int fd = REAL(open)(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0 && errno == ENOENT) return;
+    if (fd < 0) die(path);
+    while (read(fd, &range, sizeof range) == (ssize_t)sizeof range) add_range(&file->forgotten, range.from, range.to);
+    close(fd);
+}
+
+static void store_forgotten(const struct file *file) {
+    char path[PATH_MAX], temporary[PATH_MAX + 8];
+    forgotten_path(path, file);
+    snprintf(temporary, sizeof temporary, "%s.new", path);
+    ssize_t bytes = (ssize_t)(file->forgotten.count * sizeof *file->forgotten.at);
+    int fd = REAL(open)(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+    if (fd < 0 || REAL(write)(fd, file->forgotten.at, (size_t)bytes) != bytes) die(path);
+    close(fd);
+    if (REAL(rename)(temporary, path)) die(path);
 }
 
 /* The entry of a file; one that was just created must not take over the bytes of an earlier file of its inode. */
@@ -179,12 +231,15 @@ static struct file *entry(ino_t inode, int was_created) {
         memset(found, 0, sizeof *found);
         found->inode = inode;
     }
-    found->count = 0;
+    found->dirty.count = found->forgotten.count = 0;
     found->generation = 0;
     while (object_exists(found)) found->generation++;
-    if (!was_created) add_range(found, 0, OFF_MAX);
+    if (!was_created) add_range(&found->dirty, 0, OFF_MAX);
     if (!was_created && found->generation > 0) {
         found->generation--;
+        load_forgotten(found);
+        for (size_t i = 0; i < found->forgotten.count; i++)
+            cut_range(&found->dirty, found->forgotten.at[i].from, found->forgotten.at[i].to);
         return found;
     }
     char path[PATH_MAX];
@@ -201,12 +256,17 @@ static void mark(int fd, off_t from, off_t to) {
     if (image_dir && from < to && covers_fd(fd) && !fstat(fd, &stat) && S_ISREG(stat.st_mode)) {
         pthread_mutex_lock(&lock);
         struct file *file = entry(stat.st_ino, 0);
-        struct range *last = file->count ? &file->dirty[file->count - 1] : NULL;
+        struct ranges *dirty = &file->dirty;
+        struct range *last = dirty->count ? &dirty->at[dirty->count - 1] : NULL;
         if (last && from <= last->to && to >= last->from) {
             if (from < last->from) last->from = from;
             if (to > last->to) last->to = to;
         } else {
-            add_range(file, from, to);
+            add_range(dirty, from, to);
+        }
+        if (file->forgotten.count) {
+            cut_range(&file->forgotten, from, to);
+            store_forgotten(file);
         }
         pthread_mutex_unlock(&lock);
     }
@@ -235,9 +295,38 @@ static void record_file(int fd, struct file *file) {
     int to = REAL(open)(path, O_WRONLY | O_CLOEXEC);
     /* The size is taken after the sync, and so is at least what the sync covered. */
     if (from < 0 || to < 0 || fstat(fd, &stat) || REAL(ftruncate)(to, stat.st_size)) die(path);
-    for (size_t i = 0; i < file->count; i++) copy_range(from, to, file->dirty[i]);
+    for (size_t i = 0; i < file->dirty.count; i++) copy_range(from, to, file->dirty.at[i]);
     close(from);
     close(to);
+}
+
+/* Whether what was not synced is more than zeros, which are what a disk has where nothing was written. */
+static int is_worth_a_death(int fd, const struct ranges *dirty) {
+    static char buffer[1 << 16];
+    char link[64];
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    int from = REAL(open)(link, O_RDONLY | O_CLOEXEC);
+    if (from < 0) die(link);
+    int found = 0;
+    for (size_t i = 0; i < dirty->count && !found; i++) {
+        off_t at = dirty->at[i].from, to = dirty->at[i].to;
+        ssize_t got = 1;
+        while (at < to && got > 0 && !found) {
+            size_t want = to - at < (off_t)sizeof buffer ? (size_t)(to - at) : sizeof buffer;
+            got = pread(from, buffer, want, at);
+            for (ssize_t j = 0; j < got; j++) found |= buffer[j];
+            at += got;
+        }
+    }
+    close(from);
+    return found != 0;
+}
+
+/* What a failed sync should have written is clean and not on the disk. */
+static void forget(struct file *file) {
+    for (size_t i = 0; i < file->dirty.count; i++)
+        add_range(&file->forgotten, file->dirty.at[i].from, file->dirty.at[i].to);
+    if (file->dirty.count) store_forgotten(file);
 }
 
 static void record_names(int fd, ino_t inode) {
@@ -268,24 +357,30 @@ static void record_names(int fd, ino_t inode) {
     pthread_mutex_unlock(&lock);
 }
 
-static int must_fail(void) {
-    enum fault fault = fault_now();
-    return fault == EIO_SYNC || (fault == EIO_FLAKY && __sync_fetch_and_add(&flaky_syncs, 1) % 3 == 0);
+static int must_fail(enum fault fault) {
+    if (fault == EIO_FLAKY) return __sync_fetch_and_add(&flaky_syncs, 1) % 3 == 0;
+    return fault == EIO_SYNC || fault == EIO_DEADLY;
 }
 
 static int sync_through(int fd, int (*sync)(int)) {
     struct stat stat;
     if (!covers_fd(fd) || fd >= FDS_MAX || fstat(fd, &stat)) return sync(fd);
-    int fails = must_fail();
+    enum fault fault = fault_now();
+    int fails = must_fail(fault);
     int result = fails ? -1 : sync(fd);
     int error = fails ? EIO : errno;
     if (image_dir && S_ISREG(stat.st_mode)) {
         pthread_mutex_lock(&lock);
         struct file *file = entry(stat.st_ino, 0);
-        if (result) file->failures++;
-        else if (lie_after < 0 || syncs++ < lie_after) record_file(fd, file);
+        if (result) {
+            file->failures++;
+            forget(file);
+            if (fault == EIO_DEADLY && is_worth_a_death(fd, &file->dirty)) kill(getpid(), SIGKILL);
+        } else if (lie_after < 0 || syncs++ < lie_after) {
+            record_file(fd, file);
+        }
         /* Either it is on disk now or it is forgotten. */
-        file->count = 0;
+        file->dirty.count = 0;
         if (!result && heard[fd] < file->failures) {
             result = -1;
             error = EIO;

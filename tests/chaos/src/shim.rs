@@ -1,15 +1,18 @@
-//! Compiles `shim.c`, the library that stands between a program and its disk, and says how to use it.
+//! Compiles `shim.c`, the library that stands between a program and its disk, and `clock.c`, the one that stands
+//! between a program and the machine's clock, and says how to use them.
 
 use std::{
     ffi::OsString,
     fs,
     path::{Path, PathBuf},
     process::Command,
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, ensure};
 
-const SOURCE: &str = include_str!("shim.c");
+const DISK: &str = include_str!("shim.c");
+const CLOCK: &str = include_str!("clock.c");
 
 /// The compiled library.
 #[derive(Debug)]
@@ -28,7 +31,9 @@ pub enum Fault {
     ReadOnly,
     /// No sync succeeds, and what it should have written is forgotten.
     SyncFails,
-    /// One sync in three does so, and is told to whoever asks first through a descriptor.
+    /// The same, and the first that forgets more than zeros kills the program before it hears of it.
+    SyncKills,
+    /// One sync in three fails so, and is told to whoever asks first through a descriptor.
     SyncFlaky,
 }
 
@@ -39,6 +44,7 @@ impl Fault {
             Self::NoGrowth => "full",
             Self::ReadOnly => "erofs",
             Self::SyncFails => "eio",
+            Self::SyncKills => "deadly",
             Self::SyncFlaky => "flaky",
         }
     }
@@ -50,16 +56,7 @@ impl Shim {
     /// # Errors
     /// There is no C compiler, or it does not accept the source.
     pub fn compile(dir: &Path) -> Result<Self> {
-        let (source, library) = (dir.join("shim.c"), dir.join("shim.so"));
-        fs::write(&source, SOURCE).context("write the source of the shim")?;
-        let output = Command::new("cc")
-            .args(["-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror", "-o"])
-            .args([&library, &source])
-            .args(["-ldl", "-lpthread"])
-            .output()
-            .context("these tests need a C compiler: no program `cc` could be started")?;
-        ensure!(output.status.success(), "cc does not compile the shim: {}", String::from_utf8_lossy(&output.stderr));
-        Ok(Self { library })
+        Ok(Self { library: library(dir, "shim", DISK)? })
     }
 
     /// The environment under which a program's data directory is watched.
@@ -71,6 +68,29 @@ impl Shim {
         let data = data.canonicalize().with_context(|| format!("find {}", data.display()))?;
         Ok(vec![("LD_PRELOAD", self.library.clone().into()), ("CHAOS_DATA", data.into())])
     }
+}
+
+/// The environment under which a program's clock is ahead by whole seconds; compiles the library for it into a
+/// directory.
+///
+/// # Errors
+/// There is no C compiler, or it does not accept the source.
+pub fn clock_ahead(dir: &Path, by: Duration) -> Result<Vec<(&'static str, OsString)>> {
+    let library = library(dir, "clock", CLOCK)?;
+    Ok(vec![("LD_PRELOAD", library.into()), ("CHAOS_CLOCK_AHEAD_S", by.as_secs().to_string().into())])
+}
+
+fn library(dir: &Path, name: &str, text: &str) -> Result<PathBuf> {
+    let (source, library) = (dir.join(format!("{name}.c")), dir.join(format!("{name}.so")));
+    fs::write(&source, text).with_context(|| format!("write the source of {name}"))?;
+    let output = Command::new("cc")
+        .args(["-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror", "-o"])
+        .args([&library, &source])
+        .args(["-ldl", "-lpthread"])
+        .output()
+        .context("these tests need a C compiler: no program `cc` could be started")?;
+    ensure!(output.status.success(), "cc does not compile {name}.c: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(library)
 }
 
 /// The file whose presence is a fault.

@@ -6,7 +6,8 @@
 use std::{
     ffi::{OsStr, OsString},
     fs,
-    net::{Ipv4Addr, SocketAddr, TcpListener},
+    io::{BufRead, BufReader},
+    net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::Duration,
@@ -14,8 +15,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
-
-use crate::clients::Http;
+use tokio::time::timeout;
 
 /// Longest wait for a process to be ready.
 const READY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -42,27 +42,38 @@ pub fn freehold() -> Result<PathBuf> {
     Ok(binary)
 }
 
-/// A port that was free a moment ago; it stays the same over restarts.
-///
-/// # Errors
-/// There is none.
-pub fn free_port() -> Result<u16> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("bind a port")?;
-    Ok(listener.local_addr().context("read the port")?.port())
-}
-
 /// A process that ends with its test.
 #[derive(Debug)]
 pub struct Process {
     child: Child,
     /// Where its HTTP listens.
     pub http: SocketAddr,
+    /// Where its gRPC listens, if it does.
+    grpc: Option<SocketAddr>,
 }
 
 impl Process {
-    fn start(mut command: Command, http: SocketAddr) -> Result<Self> {
-        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().context("start the process")?;
-        Ok(Self { child, http })
+    /// Starts a program and waits until it says where it listens, which is its first line when all is ready.
+    async fn start(command: &mut Command) -> Result<Self> {
+        let spawned = command.arg("--json").stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
+        let mut child = spawned.context("start the process")?;
+        let stdout = child.stdout.take().context("take the output of the process")?;
+        // From here on it ends, and with it the reading, whatever else goes wrong.
+        let mut process = Self { child, http: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)), grpc: None };
+        let reading = tokio::task::spawn_blocking(move || {
+            let mut line = String::new();
+            BufReader::new(stdout).read_line(&mut line).map(|_| line)
+        });
+        let line = timeout(READY_TIMEOUT, reading).await.context("wait for the process to be ready")?;
+        let line = line.context("read the output of the process")?.context("read the output of the process")?;
+        if line.is_empty() {
+            bail!("the process ended: {}", process.child.wait().context("wait for the process")?);
+        }
+        let ready: Value = serde_json::from_str(&line).with_context(|| format!("read {line:?}"))?;
+        let address = |name: &str| ready.get(name).and_then(Value::as_str).and_then(|text| text.parse().ok());
+        process.http = address("http").with_context(|| format!("find the address in {line:?}"))?;
+        process.grpc = address("grpc");
+        Ok(process)
     }
 
     /// Ends it at once, as a power button would.
@@ -73,26 +84,6 @@ impl Process {
         self.child.kill().context("kill the process")?;
         self.child.wait().context("wait for the process")?;
         Ok(())
-    }
-
-    /// Waits until `path` answers 200.
-    ///
-    /// # Errors
-    /// It does not in time, or the process ended.
-    pub async fn ready(&mut self, path: &str) -> Result<()> {
-        let http = Http::new(self.http);
-        let wait = async {
-            loop {
-                if let Some(status) = self.child.try_wait().context("look at the process")? {
-                    bail!("the process ended: {status}");
-                }
-                if http.get(path).await.is_ok_and(|(status, _)| status == 200) {
-                    return Ok(());
-                }
-                tokio::time::sleep(LOOK_AGAIN).await;
-            }
-        };
-        tokio::time::timeout(READY_TIMEOUT, wait).await.context("wait for the process to be ready")?
     }
 }
 
@@ -108,8 +99,8 @@ impl Drop for Process {
 pub struct System {
     binary: PathBuf,
     folder: PathBuf,
-    grpc_port: u16,
-    http_port: u16,
+    /// Where the server's gRPC listens; addresses are the same over restarts.
+    grpc: SocketAddr,
     environment: Vec<(&'static str, OsString)>,
     /// The upstream.
     pub upstream: Process,
@@ -136,38 +127,33 @@ impl System {
         environment: Vec<(&'static str, OsString)>,
     ) -> Result<Self> {
         let binary = freehold()?;
-        let upstream_at = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
         let mut simulate = Command::new(&binary);
-        simulate.args(["simulate", "--listen", &upstream_at.to_string()]).args(faults);
-        let mut upstream = Process::start(simulate, upstream_at)?;
-        upstream.ready("/healthz").await?;
-        let (grpc_port, http_port) = (free_port()?, free_port()?);
-        fs::write(folder.join("freehold.toml"), configuration(upstream_at)).context("write the configuration")?;
-        let server = Self::start_server(&binary, folder, [grpc_port, http_port], &environment)?;
-        let folder = folder.to_path_buf();
-        let mut system = Self { binary, folder, grpc_port, http_port, environment, upstream, server };
-        system.server.ready("/readyz").await?;
-        Ok(system)
+        let upstream = Process::start(simulate.args(["simulate", "--listen", "127.0.0.1:0"]).args(faults)).await?;
+        fs::write(folder.join("freehold.toml"), configuration(upstream.http)).context("write the configuration")?;
+        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let server = Self::start_server(&binary, folder, [any, any], &environment).await?;
+        let grpc = server.grpc.context("find the address of gRPC")?;
+        Ok(Self { binary, folder: folder.to_path_buf(), grpc, environment, upstream, server })
     }
 
-    fn start_server(
+    async fn start_server(
         binary: &Path,
         folder: &Path,
-        [grpc_port, http_port]: [u16; 2],
+        [grpc, http]: [SocketAddr; 2],
         environment: &[(&'static str, OsString)],
     ) -> Result<Process> {
         let mut serve = Command::new(binary);
         serve
             .arg("serve")
-            .args(["--grpc-listen", &format!("127.0.0.1:{grpc_port}")])
-            .args(["--http-listen", &format!("127.0.0.1:{http_port}")])
+            .args(["--grpc-listen", &grpc.to_string()])
+            .args(["--http-listen", &http.to_string()])
             .args(["--log-filter", "error"])
             .arg("--config")
             .arg(folder.join("freehold.toml"))
             .arg("--data")
             .arg(folder.join("data"))
             .envs(environment.iter().cloned());
-        Process::start(serve, SocketAddr::from((Ipv4Addr::LOCALHOST, http_port)))
+        Process::start(&mut serve).await
     }
 
     /// Starts the server again on the same directory and the same ports.
@@ -175,9 +161,18 @@ impl System {
     /// # Errors
     /// It does not start.
     pub async fn restart(&mut self) -> Result<()> {
-        let ports = [self.grpc_port, self.http_port];
-        self.server = Self::start_server(&self.binary, &self.folder, ports, &self.environment)?;
-        self.server.ready("/readyz").await
+        let addresses = [self.grpc, self.server.http];
+        self.server = Self::start_server(&self.binary, &self.folder, addresses, &self.environment).await?;
+        Ok(())
+    }
+
+    /// The same, with this in the server's environment from now on instead of what was there.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub async fn restart_in(&mut self, environment: Vec<(&'static str, OsString)>) -> Result<()> {
+        self.environment = environment;
+        self.restart().await
     }
 
     /// Where the server keeps its log.
@@ -193,7 +188,7 @@ impl System {
         let output = Command::new(&self.binary)
             .args(arguments)
             .arg("--json")
-            .args(["--server", &format!("http://127.0.0.1:{}", self.grpc_port)])
+            .args(["--server", &format!("http://{}", self.grpc)])
             .arg("--data")
             .arg(self.data())
             .output()

@@ -5,6 +5,7 @@
 use std::{
     ffi::OsString,
     io::{BufRead, BufReader, Write},
+    os::unix::process::ExitStatusExt,
     path::Path,
     process::{Child, ChildStdin, Command, Stdio},
     sync::mpsc::{Receiver, RecvTimeoutError, channel},
@@ -143,6 +144,21 @@ impl Victim {
         let status = self.child.wait().context("wait for the child")?;
         ensure!(status.success(), "the child ended with {status}");
         Ok(())
+    }
+
+    /// Waits for its end under a fault that kills it, and notes what it says; false = it did not have to be killed.
+    ///
+    /// # Errors
+    /// It ends in another way than by SIGKILL or as it should.
+    pub fn see_killed(mut self, ledger: &mut Ledger) -> Result<bool> {
+        const SIGKILL: i32 = 9;
+        // If it survives, this ends it.
+        self.commands = None;
+        self.drain(ledger)?;
+        let status = self.child.wait().context("wait for the child")?;
+        let was_killed = status.signal() == Some(SIGKILL);
+        ensure!(was_killed || status.success(), "the child ended with {status}");
+        Ok(was_killed)
     }
 
     fn drain(&mut self, ledger: &mut Ledger) -> Result<()> {

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use tests_chaos::{dice::Dice, faults::Scene, shim::Fault};
+use tests_chaos::{dice, dice::Dice, faults::Scene, shim::Fault};
 
 const CHILD: &str = env!("CARGO_BIN_EXE_chaos-child");
 
@@ -48,6 +48,19 @@ fn what_a_failed_sync_forgot_is_written_again_before_it_is_acknowledged() -> any
     within("forgotten pages", |scene, dir, dice| {
         let ledger = scene.survives_forgotten_pages(dir, dice, 5)?;
         Ok(format!("{} acknowledged, {} unknown, {:?}", ledger.acknowledged(), ledger.unknown(), ledger.refusals()))
+    })
+}
+
+/// Goal: what a program that died of a failed sync left in the page cache reaches the disk before the next one shows it.
+/// Method: the failing sync itself kills the child; the image remembers what was forgotten from child to child.
+#[test]
+fn what_a_dead_program_could_not_sync_is_written_again_before_anybody_is_told_of_it() -> anyhow::Result<()> {
+    within("death of a failed sync", |scene, dir, dice| {
+        let rounds = dice::rounds(15);
+        let deaths = scene.survives_deaths_of_failed_syncs(dir, dice, rounds)?;
+        // Some die of the sync of a new segment or of the index instead.
+        anyhow::ensure!(3 * deaths.forgotten > deaths.while_appending, "{deaths:?} shows too little");
+        Ok(format!("{rounds} rounds, {deaths:?}"))
     })
 }
 
