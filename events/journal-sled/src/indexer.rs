@@ -34,10 +34,15 @@ pub(crate) struct Indexer {
 
 /// Stores every part that is in memory and complete, oldest first.
 pub(crate) fn store_parts(index: &Index) -> Result<(), StoreFault> {
+    store_all_but(index, 0)
+}
+
+/// As `store_parts`, but not the newest ones.
+pub(crate) fn store_all_but(index: &Index, newest: usize) -> Result<(), StoreFault> {
     index.store.open()?;
     let parts = Arc::clone(&index.live.read().parts);
     let mut stored = false;
-    for part in parts.iter() {
+    for part in parts.iter().take(parts.len().saturating_sub(newest)) {
         if let Part::Memory(memory) = part {
             let marks = marks_of(index, part.range());
             let run = Run::store(&index.store, &index.key.hash, memory, &marks)?;

@@ -255,7 +255,8 @@ fn add_group(index: &Index, group: &Group<'_>, repair: bool) -> Result<(), ReadE
     drop(live);
     if repair
         && waiting > RUNS_WAITING_MAX
-        && let Err(fault) = indexer::store_parts(index)
+        // The newest part may hold the last group, which the index must not prove before it is rewritten.
+        && let Err(fault) = indexer::store_all_but(index, 1)
     {
         warn!(error = %fault, "the index cannot be stored, it stays in memory");
     }

@@ -195,10 +195,7 @@ impl RunStore {
 
     /// Writes out what sled holds back and lets go of its files.
     pub(crate) fn close(&self) {
-        let Some(mut trees) = self.trees.try_write_for(CLOSE_WAIT_MAX) else {
-            return;
-        };
-        if let Some(trees) = trees.take() {
+        if let Some(trees) = self.take() {
             // What does not reach the disk is rebuilt at the next start.
             drop(guarded(|| trees.db.flush()));
             let_go(Some(trees));
@@ -207,9 +204,12 @@ impl RunStore {
 
     /// Lets go of a database that failed, so that the next attempt opens it anew.
     pub(crate) fn reset(&self) {
-        if let Some(mut trees) = self.trees.try_write_for(CLOSE_WAIT_MAX) {
-            let_go(trees.take());
-        }
+        let_go(self.take());
+    }
+
+    /// What is taken is let go of without the lock, because that takes as long as the disk does.
+    fn take(&self) -> Option<Trees> {
+        self.trees.try_write_for(CLOSE_WAIT_MAX)?.take()
     }
 
     pub(crate) fn with<R>(&self, call: impl FnOnce(&Trees) -> sled::Result<R>) -> Result<R, StoreFault> {

@@ -95,7 +95,8 @@ impl Class {
             Self::Digits => bytes.div_ceil(DIGITS_TYPICAL),
             Self::Marks => bytes.div_ceil(MARKS_TYPICAL),
             Self::Other => bytes.div_ceil(TOKEN_BYTES_TYPICAL),
-            Self::Space => 0,
+            // The last byte is joined to what follows; a long run is cut in pieces like any other text.
+            Self::Space => bytes.saturating_sub(1).div_ceil(TOKEN_BYTES_TYPICAL),
         }
     }
 }
@@ -191,6 +192,11 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn no_long_text_is_nearly_free(class in "[ \\t\\n]{16,400}|[a-z]{16,400}|[0-9;:]{16,400}|[ \\n]{8,90}[a-z ]{8,90}") {
+            prop_assert!(text_tokens_estimate(&class) >= class.len() as u64 / 8, "{class:?}");
+        }
+
         #[test]
         fn a_text_is_at_least_one_token_and_at_most_its_bytes(text in any_text()) {
             let tokens = text_tokens_estimate(&text);
