@@ -374,6 +374,7 @@ impl Ground {
             arbiters: config.actors.arbiters,
             overdue_grace: overdue_grace(config.requests.reservation_grace),
             region: config.region.clone(),
+            placement: None,
         };
         // One region has one actor.
         let region = Settings { arbiters: 1, ..settings.clone() };

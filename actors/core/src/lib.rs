@@ -58,11 +58,11 @@ pub trait Decider: Debug + Send + Sync + 'static {
     /// A fact.
     type Event: Stored + Clone + Debug + PartialEq + Send + Serialize + 'static;
     /// A broken rule: expected, not an error.
-    type Rejection: Clone + Debug + Display + PartialEq + Send + 'static;
+    type Rejection: Clone + Debug + Display + PartialEq + Send + Serialize + DeserializeOwned + 'static;
     /// A request to the world, as data.
-    type Effect: Clone + Debug + PartialEq + Send + 'static;
+    type Effect: Clone + Debug + PartialEq + Send + Serialize + DeserializeOwned + 'static;
     /// What a caller sees of the state besides the events.
-    type View: Clone + Debug + Send + 'static;
+    type View: Clone + Debug + Send + Serialize + DeserializeOwned + 'static;
 
     /// Version of the rules; raised whenever the same input can give other events.
     const VERSION: u32;

@@ -1,5 +1,7 @@
 //! The region actor's rules: it keeps the price book, so that every price ever charged is a fact on the log.
 
+use std::borrow::Cow;
+
 use events_model::{
     TimestampUs,
     region::{Command, Event, PRICE_BOOK_LEN_MAX, PriceBookEntry},
@@ -24,14 +26,14 @@ pub struct State {
 }
 
 /// A broken rule.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum Rejection {
     /// The same book is in force already.
     #[error("this price book is in force already")]
     Unchanged,
     /// Prices cannot be negative, entries not double, the book not longer than `PRICE_BOOK_LEN_MAX`.
     #[error("the price book is not valid: {0}")]
-    Invalid(&'static str),
+    Invalid(Cow<'static, str>),
 }
 
 impl Decider for Region {
@@ -49,13 +51,13 @@ impl Decider for Region {
             Command::PublishPriceBook { entries } => {
                 let key = |entry: &PriceBookEntry| (entry.model.clone(), entry.upstream.clone());
                 if entries.len() > PRICE_BOOK_LEN_MAX {
-                    return Err(Rejection::Invalid("too many entries"));
+                    return Err(Rejection::Invalid("too many entries".into()));
                 }
                 if entries.iter().zip(entries.iter().skip(1)).any(|(one, next)| key(one) >= key(next)) {
-                    return Err(Rejection::Invalid("entries are not in order or double"));
+                    return Err(Rejection::Invalid("entries are not in order or double".into()));
                 }
                 if entries.iter().any(|entry| entry.input_per_mtok.0 < 0 || entry.output_per_mtok.0 < 0) {
-                    return Err(Rejection::Invalid("a price is negative"));
+                    return Err(Rejection::Invalid("a price is negative".into()));
                 }
                 if state.price_book_version > 0 && state.entries == *entries {
                     return Err(Rejection::Unchanged);

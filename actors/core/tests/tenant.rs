@@ -228,7 +228,7 @@ fn control_characters_do_not_enter_the_texts_of_operators() {
     let reason = "\u{1b}[2Jgone".to_owned();
     given::<Tenant>(past([]))
         .when(&Command::Suspend { reason })
-        .rejected(&Rejection::Invalid("a text has control characters"));
+        .rejected(&Rejection::Invalid("a text has control characters".into()));
 }
 
 #[test]
@@ -248,7 +248,7 @@ fn absurd_numbers_are_refused_without_overflow() {
     let mut request = admission(1, u64::MAX, u64::MAX);
     given::<Tenant>(past([]))
         .when(&Command::AdmitRequest(request.clone()))
-        .rejected(&Rejection::Invalid("a request may need at most 100,000,000 tokens"));
+        .rejected(&Rejection::Invalid("a request may need at most 100,000,000 tokens".into()));
     request.prompt_tokens_max = Tokens(100_000_000);
     request.completion_tokens_max = Tokens(0);
     request.price.input_per_mtok = NanoUsd(i64::MAX);

@@ -78,4 +78,10 @@ pub enum Unavailable {
     /// The shell is shutting down.
     #[error("shutting down")]
     Closed,
+    /// Another node decides for the stream, or none at the moment; certainly not decided.
+    #[error("another node decides for this tenant")]
+    Elsewhere,
+    /// The node that decides was asked and did not answer; it may have been decided.
+    #[error("the node that decides for this tenant did not answer")]
+    Unreachable,
 }

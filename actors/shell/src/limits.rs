@@ -1,8 +1,10 @@
 //! Bounds of the actor runtime.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use events_model::{DurationUs, RegionId};
+
+use crate::remote::Placement;
 
 /// Most commits of one actor that may be in flight.
 pub const PIPELINE_LEN_MAX: usize = 8_192;
@@ -21,6 +23,13 @@ pub const OVERLOAD_RETRY_AFTER: Duration = Duration::from_secs(1);
 /// Longest wait for actors to end when the shell drains.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// Longest time in which a command is brought to the node that decides for its stream, retries included.
+pub const FORWARD_WAIT_MAX: Duration = Duration::from_secs(10);
+/// First and longest pause between two attempts to find that node.
+pub const FORWARD_RETRY_FIRST: Duration = Duration::from_millis(20);
+/// See `FORWARD_RETRY_FIRST`.
+pub const FORWARD_RETRY_MAX: Duration = Duration::from_millis(500);
+
 /// What an operator may set.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -37,6 +46,8 @@ pub struct Settings {
     pub overdue_grace: Duration,
     /// The region that decides.
     pub region: RegionId,
+    /// Where streams are decided; `None` = all of them here.
+    pub placement: Option<Arc<dyn Placement>>,
 }
 
 impl Settings {
@@ -49,6 +60,7 @@ impl Settings {
             arbiters: 0,
             overdue_grace: Duration::ZERO,
             region,
+            placement: None,
         }
     }
 }

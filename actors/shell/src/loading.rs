@@ -18,6 +18,8 @@ const CODEC: Configuration = bincode::config::standard();
 pub(crate) struct Loaded<D: Decider> {
     pub(crate) state: D::State,
     pub(crate) version: Version,
+    /// Id of the event of that version; zeros for version 0.
+    pub(crate) last_event: [u8; 16],
     /// Version of the newest snapshot.
     pub(crate) saved: Version,
     /// Time of the newest commit that was read.
@@ -31,13 +33,31 @@ pub(crate) fn load<D: Decider>(
     stream: &StreamId,
 ) -> Result<Loaded<D>, ReadError> {
     let head = log.head(stream)?;
-    let mut loaded =
-        from_snapshot(snapshots, stream).filter(|loaded| loaded.version <= head).unwrap_or_else(|| Loaded {
-            state: D::State::default(),
-            version: Version::ZERO,
-            saved: Version::ZERO,
-            recorded_at: TimestampUs::ZERO,
-        });
+    let snapshot = from_snapshot(snapshots, stream).filter(|loaded| loaded.version <= head);
+    let ours = match snapshot {
+        Some(loaded) if is_of(log, stream, &loaded)? => Some(loaded),
+        Some(_) => {
+            warn!(%stream, "the snapshot is of another past of this stream, the whole stream is folded");
+            None
+        }
+        None => None,
+    };
+    let loaded = ours.unwrap_or_else(|| Loaded {
+        state: D::State::default(),
+        version: Version::ZERO,
+        last_event: [0; 16],
+        saved: Version::ZERO,
+        recorded_at: TimestampUs::ZERO,
+    });
+    go_on(log, stream, loaded)
+}
+
+/// Folds every event after what is loaded.
+pub(crate) fn go_on<D: Decider>(
+    log: &dyn EventLog,
+    stream: &StreamId,
+    mut loaded: Loaded<D>,
+) -> Result<Loaded<D>, ReadError> {
     loop {
         let page = log.read_stream(stream, loaded.version.next(), Direction::Forward, LOAD_PAGE_LEN)?;
         for recorded in &page {
@@ -47,7 +67,9 @@ pub(crate) fn load<D: Decider>(
                 return Err(gap(recorded.position));
             }
             for event in commit.events() {
-                let event = D::Event::from_payload(event.map_err(undecodable)?.payload).map_err(undecodable)?;
+                let event = event.map_err(undecodable)?;
+                loaded.last_event = event.event_id;
+                let event = D::Event::from_payload(event.payload).map_err(undecodable)?;
                 loaded.state = D::evolve(std::mem::take(&mut loaded.state), &event);
             }
             loaded.version = commit.last_version();
@@ -72,16 +94,28 @@ fn from_snapshot<D: Decider>(snapshots: &dyn SnapshotStore, stream: &StreamId) -
         }
     };
     // An older format is not worth a word: snapshots are disposable.
-    let state = decode::<D>(&blob.bytes)?;
+    let (state, last_event) = decode::<D>(&blob.bytes)?;
     let version = Version(blob.at);
-    Some(Loaded { state, version, saved: version, recorded_at: TimestampUs::ZERO })
+    Some(Loaded { state, version, last_event, saved: version, recorded_at: TimestampUs::ZERO })
 }
 
-/// A snapshot's bytes: magic, header format, rules version, state.
-pub(crate) fn encode<D: Decider>(state: &D::State) -> Option<Vec<u8>> {
+/// Whether the stream has the event that the snapshot ends with: a log that was restored from a backup and went on may
+/// have another one of that version.
+fn is_of<D: Decider>(log: &dyn EventLog, stream: &StreamId, loaded: &Loaded<D>) -> Result<bool, ReadError> {
+    let page = log.read_stream(stream, loaded.version, Direction::Backward, 1)?;
+    let Some(recorded) = page.first() else { return Ok(false) };
+    let commit = recorded.view()?;
+    let last = commit.events().last().transpose();
+    let last = last.map_err(|source| ReadError::Decode { position: recorded.position, source })?;
+    Ok(commit.last_version() == loaded.version && last.is_some_and(|event| event.event_id == loaded.last_event))
+}
+
+/// A snapshot's bytes: magic, header format, rules version, id of its last event, state.
+pub(crate) fn encode<D: Decider>(state: &D::State, last_event: [u8; 16]) -> Option<Vec<u8>> {
     let mut bytes = SNAPSHOT_MAGIC.to_vec();
     bytes.extend_from_slice(&SNAPSHOT_FORMAT.to_le_bytes());
     bytes.extend_from_slice(&D::VERSION.to_le_bytes());
+    bytes.extend_from_slice(&last_event);
     match bincode::serde::encode_into_std_write(state, &mut bytes, CODEC) {
         Ok(_) => Some(bytes),
         Err(error) => {
@@ -91,10 +125,11 @@ pub(crate) fn encode<D: Decider>(state: &D::State) -> Option<Vec<u8>> {
     }
 }
 
-fn decode<D: Decider>(bytes: &[u8]) -> Option<D::State> {
+fn decode<D: Decider>(bytes: &[u8]) -> Option<(D::State, [u8; 16])> {
     let rest = bytes.strip_prefix(&SNAPSHOT_MAGIC)?;
     let rest = rest.strip_prefix(&SNAPSHOT_FORMAT.to_le_bytes())?;
     let rest = rest.strip_prefix(&D::VERSION.to_le_bytes())?;
+    let (last_event, rest) = rest.split_first_chunk::<16>()?;
     let (state, read) = bincode::serde::decode_from_slice(rest, CODEC).ok()?;
-    (read == rest.len()).then_some(state)
+    (read == rest.len()).then_some((state, *last_event))
 }

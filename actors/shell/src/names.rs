@@ -7,4 +7,4 @@ pub(crate) const REFUSALS: &str = "refusals";
 /// First bytes of a snapshot.
 pub(crate) const SNAPSHOT_MAGIC: [u8; 4] = *b"FHSN";
 /// Version of the snapshot header.
-pub(crate) const SNAPSHOT_FORMAT: u32 = 1;
+pub(crate) const SNAPSHOT_FORMAT: u32 = 2;

@@ -152,8 +152,16 @@ impl<D: Decider> Runner<D> {
         }
     }
 
+    /// Whether this process decides for the stream.
+    fn is_here(&self) -> bool {
+        self.environment.settings.placement.as_ref().is_none_or(|placement| placement.is_here(&self.stream))
+    }
+
     /// Decides a command on the newest state and hands the commit to the log.
     fn decide(&mut self, ask: &Ask<D::Command>) -> Result<Result<Accepted<D>, Refused<D>>, Unavailable> {
+        if !self.is_here() {
+            return Err(Unavailable::Elsewhere);
+        }
         if let Health::Refusing(refusal) = &*self.environment.health.borrow() {
             let grace = micros(self.environment.settings.overdue_grace);
             self.due_from = self.environment.clock.now().after(grace);
@@ -207,6 +215,7 @@ impl<D: Decider> Runner<D> {
         let commit = self.commit(ask, &events, &loaded, now);
         let (expected, version) = (loaded.version, commit.last_version());
         loaded.version = version;
+        loaded.last_event = commit.events.last().map_or(loaded.last_event, |event| *event.event_id.as_bytes());
         self.loaded = Some(loaded);
         self.in_flight.fetch_add(1, Ordering::AcqRel);
         let receipt = self.environment.log.append(expected, commit);
@@ -257,14 +266,23 @@ impl<D: Decider> Runner<D> {
     /// Makes the state be there. While commits of a void state are still in flight, what is durable is not known,
     /// so nothing is loaded then.
     fn load(&mut self) -> Result<(), Unavailable> {
-        if self.loaded.is_some() {
-            return Ok(());
+        let in_flight = self.in_flight.load(Ordering::Acquire) > 0;
+        if let Some(loaded) = &self.loaded {
+            // Where other nodes decide, too, the stream may have gone on without this actor.
+            let alone = self.environment.settings.placement.is_none() || in_flight;
+            if alone || self.environment.log.head(&self.stream).map_err(Unavailable::Storage)? == loaded.version {
+                return Ok(());
+            }
         }
-        if self.in_flight.load(Ordering::Acquire) > 0 {
+        if in_flight {
             return Err(Unavailable::Restarted);
         }
         let environment = &self.environment;
-        let load = || loading::load(environment.log.as_ref(), environment.snapshots.as_ref(), &self.stream);
+        let old = self.loaded.take();
+        let load = || match old {
+            Some(loaded) => loading::go_on(environment.log.as_ref(), &self.stream, loaded),
+            None => loading::load(environment.log.as_ref(), environment.snapshots.as_ref(), &self.stream),
+        };
         match catch_unwind(AssertUnwindSafe(load)) {
             Ok(Ok(loaded)) => {
                 environment.clock.observe(loaded.recorded_at);
@@ -310,7 +328,7 @@ impl<D: Decider> Runner<D> {
         if loaded.version == loaded.saved {
             return;
         }
-        if let Some(bytes) = loading::encode::<D>(&loaded.state) {
+        if let Some(bytes) = loading::encode::<D>(&loaded.state, loaded.last_event) {
             loaded.saved = loaded.version;
             let version = loaded.version;
             self.environment.snapshots_taken.fetch_add(1, Ordering::Relaxed);
@@ -421,10 +439,16 @@ impl<D: Decider> IdleCheck for Runner<D> {
         let idle_for = self.environment.clock.now().since(self.last_message);
         let idle = u128::from(idle_for.0) >= self.environment.settings.idle_after.as_micros();
         let busy = self.watched.is_some() || self.in_flight.load(Ordering::Acquire) > 0;
-        if !idle || busy || !self.mailbox.close_if_empty() {
+        if !idle || busy {
             return false;
         }
-        self.snapshot(None);
+        let unsaved = self.loaded.as_ref().is_some_and(|loaded| loaded.version != loaded.saved);
+        let place = unsaved.then(|| self.environment.saver.place());
+        // Without a place it stays a little longer: states that wait to be written are bounded.
+        if matches!(place, Some(None)) || !self.mailbox.close_if_empty() {
+            return false;
+        }
+        self.snapshot(place.flatten());
         self.leave();
         true
     }

@@ -315,8 +315,24 @@ impl<D: Decider> Handle<D> {
     /// # Cancel safety
     /// The command may be decided although nobody waits for the answer.
     pub async fn ask(&self, ask: Ask<D::Command>) -> Answer<D> {
+        match &self.shell.inner.environment.settings.placement {
+            Some(placement) if !placement.is_here(&self.stream) => self.ask_elsewhere(&**placement, ask).await,
+            _ => self.ask_here(ask).await,
+        }
+    }
+
+    /// Asks the actor in this process.
+    pub(crate) async fn ask_here(&self, ask: Ask<D::Command>) -> Answer<D> {
         let message = |reply| Message::Ask { ask: Box::new(ask), reply };
         self.send(message).await?
+    }
+
+    pub(crate) const fn stream(&self) -> &StreamId {
+        &self.stream
+    }
+
+    pub(crate) fn log(&self) -> &dyn EventLog {
+        self.shell.inner.environment.log.as_ref()
     }
 
     /// Looks at the newest state; answers when all that it shows is durable.

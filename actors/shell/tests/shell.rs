@@ -323,6 +323,22 @@ async fn an_actor_restarts_from_its_snapshot_and_the_tail() {
 }
 
 #[tokio::test]
+async fn a_snapshot_of_another_past_of_the_stream_is_not_believed() {
+    let earlier = TimestampUs(NOON.0 - 3_600_000_000);
+    let other = World::after(Arc::new(MemoryLog::new()), earlier, |settings| settings.snapshot_every = 1);
+    let other = other.registered().await;
+    other.must(Command::Suspend { reason: "unpaid".to_owned() }).await;
+    let saved = || other.log.load_snapshot(&stream()).unwrap();
+    until("a snapshot", || saved().is_some_and(|blob| blob.at == 3)).await;
+    let world = World::new(|settings| settings.snapshot_every = 1_000).registered().await;
+    let decided = world.must(admit(1)).await;
+    assert_eq!(decided.version, Version(3));
+    world.log.save_snapshot(&stream(), Version(3), &saved().unwrap().bytes).unwrap();
+    let restarted = World::over(Arc::clone(&world.log), |_| {});
+    restarted.must(admit(2)).await;
+}
+
+#[tokio::test]
 async fn a_damaged_snapshot_costs_nothing_but_time() {
     let world = World::new(|settings| settings.snapshot_every = 1).registered().await;
     world.must(admit(1)).await;

@@ -199,6 +199,8 @@ pub(crate) fn unavailable(unavailable: &Unavailable) -> Status {
         Unavailable::Storage(_) => Row::again(Code::Unavailable, "STORAGE", SOON),
         Unavailable::Restarted => Row::again(Code::Unavailable, "RESTARTED", SOON),
         Unavailable::Closed => Row::again(Code::Unavailable, "SHUTTING_DOWN", SOON),
+        Unavailable::Elsewhere => Row::again(Code::Unavailable, "NO_OWNER", SOON),
+        Unavailable::Unreachable => Row::again(Code::Unavailable, "OWNER_UNREACHABLE", SOON),
     };
     row.status(unavailable.to_string())
 }

@@ -97,6 +97,9 @@ fn unavailable_error(unavailable: &Unavailable) -> ApiError {
         }
         Unavailable::Storage(_) => ApiError::unavailable(Some(SOON), "The account cannot be loaded at the moment."),
         Unavailable::Closed => ApiError::unavailable(Some(SOON), "The server is shutting down; try again."),
+        Unavailable::Elsewhere | Unavailable::Unreachable => {
+            ApiError::unavailable(Some(SOON), "No node decides for this account at the moment; try again.")
+        }
     }
 }
 

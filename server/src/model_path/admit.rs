@@ -125,10 +125,11 @@ impl Work {
     fn release_if_unknown(&self, unavailable: &Unavailable, admitted: &Admitted) {
         let is_unknown = match unavailable {
             Unavailable::Aborted(error) => error.outcome() == WriteOutcome::Unknown,
-            Unavailable::Restarted => true,
+            Unavailable::Restarted | Unavailable::Unreachable => true,
             Unavailable::Overloaded { .. }
             | Unavailable::Refusing(_)
             | Unavailable::Storage(_)
+            | Unavailable::Elsewhere
             | Unavailable::Closed => false,
         };
         if !is_unknown {

@@ -109,7 +109,12 @@ impl StartError {
             Self::PriceBook(Unavailable::Refusing(refusal)) => refusal_code(refusal),
             Self::PriceBook(Unavailable::Storage(error)) => read_code(error),
             Self::PriceBook(
-                Unavailable::Overloaded { .. } | Unavailable::Aborted(_) | Unavailable::Restarted | Unavailable::Closed,
+                Unavailable::Overloaded { .. }
+                | Unavailable::Aborted(_)
+                | Unavailable::Restarted
+                | Unavailable::Closed
+                | Unavailable::Elsewhere
+                | Unavailable::Unreachable,
             )
             | Self::AdminToken(auth::secret_file::Error::NoEntropy(_))
             | Self::KeyPepper(auth::secret_file::Error::Malformed { .. } | auth::secret_file::Error::NoEntropy(_))

@@ -26,10 +26,10 @@ pub(super) fn admit(state: &State, request: &AdmitRequest, context: &Context) ->
     }
     let tokens = request.prompt_tokens_max.plus(request.completion_tokens_max);
     if tokens > REQUEST_TOKENS_MAX {
-        return Err(Rejection::Invalid("a request may need at most 100,000,000 tokens"));
+        return Err(Rejection::Invalid("a request may need at most 100,000,000 tokens".into()));
     }
     if request.deadline <= now {
-        return Err(Rejection::Invalid("the deadline of the request has passed"));
+        return Err(Rejection::Invalid("the deadline of the request has passed".into()));
     }
     let needed = price::cost(&request.price, request.prompt_tokens_max, request.completion_tokens_max);
     if needed > plan.request_cost_max {

@@ -66,13 +66,13 @@ pub(super) fn decide(state: &State, command: &Command, context: &Context) -> Res
 }
 
 fn short(text: &str) -> Result<(), Rejection> {
-    if text.len() > TEXT_BYTES_MAX { Err(Rejection::Invalid("a text is longer than 512 bytes")) } else { Ok(()) }
+    if text.len() > TEXT_BYTES_MAX { Err(Rejection::Invalid("a text is longer than 512 bytes".into())) } else { Ok(()) }
 }
 
 /// A text of an operator's: short, and shown on terminals as it is.
 fn plain(text: &str) -> Result<(), Rejection> {
     if text.chars().any(char::is_control) {
-        return Err(Rejection::Invalid("a text has control characters"));
+        return Err(Rejection::Invalid("a text has control characters".into()));
     }
     short(text)
 }
@@ -90,7 +90,7 @@ fn register(
     plain(display_name)?;
     plain(zone)?;
     if let Some(fault) = plan::fault(plan) {
-        return Err(Rejection::Invalid(fault));
+        return Err(Rejection::Invalid(fault.into()));
     }
     let (display_name, plan, zone) = (display_name.to_owned(), plan.clone(), zone.to_owned());
     Ok(vec![Event::TenantRegistered { display_name, plan, zone, at: context.now }])
@@ -98,7 +98,7 @@ fn register(
 
 fn set_plan(state: &State, plan: &Plan, context: &Context) -> Result<Event, Rejection> {
     if let Some(fault) = plan::fault(plan) {
-        return Err(Rejection::Invalid(fault));
+        return Err(Rejection::Invalid(fault.into()));
     }
     for budget in &plan.budgets {
         check_budget(state, budget.period, Some(budget.limit), context)?;
@@ -110,7 +110,7 @@ fn set_plan(state: &State, plan: &Plan, context: &Context) -> Result<Event, Reje
 fn check_budget(state: &State, period: Period, limit: Option<NanoUsd>, context: &Context) -> Result<(), Rejection> {
     let Some(limit) = limit else { return Ok(()) };
     if limit < NanoUsd::ZERO || limit > plan::LIMIT_MAX {
-        return Err(Rejection::Invalid("a budget must be $0 to $1,000,000,000"));
+        return Err(Rejection::Invalid("a budget must be $0 to $1,000,000,000".into()));
     }
     let window = state.windows.iter().find(|window| window.period == period);
     let committed = window.map_or(NanoUsd::ZERO, |window| window.committed(context.now));

@@ -10,6 +10,8 @@ mod decide;
 mod evolve;
 mod state;
 
+use std::borrow::Cow;
+
 use events_model::{
     DurationUs, NanoUsd, RequestId, TimestampUs, Tokens,
     tenant::{Command, Event, Period, RefusalReason},
@@ -20,6 +22,8 @@ pub use self::{
     evolve::apply,
     state::{Key, Reservation, State, Status, Totals, Window},
 };
+use serde::{Deserialize, Serialize};
+
 use crate::{Context, Decider, Due};
 
 /// Most keys a tenant may have that are not revoked.
@@ -34,7 +38,7 @@ pub const REQUEST_TOKENS_MAX: Tokens = Tokens(100_000_000);
 pub struct Tenant;
 
 /// A broken rule.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum Rejection {
     /// Nobody registered it.
     #[error("the tenant is not registered")]
@@ -62,7 +66,7 @@ pub enum Rejection {
     TooManyKeys,
     /// A value is out of its bounds.
     #[error("{0}")]
-    Invalid(&'static str),
+    Invalid(Cow<'static, str>),
     /// A ceiling would lie below what is settled and reserved.
     #[error("{committed} are settled or reserved this {} already; the budget cannot be less", .period.name())]
     BudgetBelowCommitted {
@@ -126,7 +130,7 @@ pub enum Rejection {
 }
 
 /// A request to the world that follows an event.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Effect {
     /// Call the upstream for an admitted request.
     CallModel {
@@ -144,7 +148,7 @@ pub enum Effect {
 }
 
 /// What a caller sees of its limits.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct View {
     /// Size of the request bucket.
     pub limit_requests: u64,

@@ -32,9 +32,9 @@ impl<D: Decider> Runner<D> {
                 true
             }
             Ok(Err(Refused::Rejected(rejected))) => {
-                // The rules say no, now and at every other try.
                 warn!(stream = %self.stream, rejection = %rejected.rejection, who, "own command refused");
-                true
+                // A deadline that its own rules refuse is still there: it must not be found due again at once.
+                who != DEADLINE
             }
             Ok(Err(Refused::Repeated(_))) => true,
             // The caller tries again later.
@@ -45,6 +45,10 @@ impl<D: Decider> Runner<D> {
     /// Does what has fallen due and sums up refusals; false = it could not, try again later.
     pub(super) fn catch_up(&mut self) -> bool {
         let now = self.environment.clock.now();
+        if !self.is_here() {
+            // Whoever decides for the stream does it.
+            return true;
+        }
         let mut fine = true;
         if let Some(loaded) = &self.loaded
             && now >= self.due_from
@@ -88,7 +92,7 @@ impl<D: Decider> Runner<D> {
         let deadline = self.loaded.as_ref().and_then(|loaded| D::next_deadline(&loaded.state));
         let deadline = deadline.map(|deadline| deadline.max(self.due_from));
         let refusals = self.refused.keys().next().map(|(second, _)| TimestampUs((second + 1) * 1_000_000));
-        let mut next = [deadline, refusals].into_iter().flatten().min();
+        let mut next = [deadline, refusals].into_iter().flatten().min().filter(|_| self.is_here());
         if !fine {
             let retry = self.environment.clock.now().after(micros(RETRY_AFTER));
             next = Some(next.map_or(retry, |next| next.max(retry)));
