@@ -37,7 +37,7 @@ enum Task {
     Layers,
     /// Check headers, lengths, forbidden words, machine paths, whitespace, links, error pages.
     Tidy,
-    /// Install what the end-to-end tests need, below the target directory.
+    /// Bring what tests need and cargo does not, below the target directory: the openai client, a nats-server.
     Setup,
     /// Clone, build the release binary from nothing and start `dev`; print what it took.
     Cold,

@@ -1,7 +1,9 @@
-//! Given a past, when a command, then these events: tests of deciders speak the domain. Also fixtures.
+//! Given a past, when a command, then these events: tests of deciders speak the domain. Also fixtures, and real NATS
+//! servers.
 //!
 //! A dev-dependency only; it panics where a test should fail.
 
+pub mod nats;
 pub mod tenant;
 
 use actors_core::{Context, Decider, fold};

@@ -6,7 +6,7 @@ pub(super) const IMPORTS: &[(&str, &[&str])] = &[
     ("events-model", &["proto"]),
     ("events-journal", &["events-model"]),
     ("events-journal-sled", &["events-journal", "events-model"]),
-    ("events-journal-nats", &["events-journal", "events-model"]),
+    ("events-journal-nats", &["events-journal", "events-journal-sled", "events-model", "proto"]),
     ("actors-core", &["events-model"]),
     ("actors-shell", &["actors-core", "events-journal", "events-model"]),
     ("gateway", &["actors-core", "events-model"]),
