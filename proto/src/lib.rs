@@ -38,6 +38,24 @@ pub mod episode {
     }
 }
 
+/// Applications' events, consumer groups, dead letters (`freehold.events.v1`).
+#[cfg(feature = "api")]
+pub mod events {
+    /// Version 1.
+    pub mod v1 {
+        include!("gen/freehold.events.v1.rs");
+    }
+}
+
+/// The nodes of a region and their shards (`freehold.cluster.v1`).
+#[cfg(feature = "api")]
+pub mod cluster {
+    /// Version 1.
+    pub mod v1 {
+        include!("gen/freehold.cluster.v1.rs");
+    }
+}
+
 /// Encoded descriptors of all files, for gRPC reflection.
 #[cfg(feature = "api")]
 pub const DESCRIPTORS: &[u8] = include_bytes!("gen/descriptors.bin");

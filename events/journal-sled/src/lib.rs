@@ -36,6 +36,7 @@ mod log;
 mod queue;
 mod read;
 mod recovery;
+mod replica;
 mod snapshot;
 mod store;
 mod verify;

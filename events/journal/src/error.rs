@@ -31,6 +31,15 @@ pub enum Refusal {
     /// The log is shutting down.
     #[error("the log is closed")]
     Closed,
+    /// Another node decides for this part of the log; ask that one.
+    #[error("another node owns this part of the log")]
+    Fenced,
+    /// The servers of the log do not answer; it goes on by itself when they do.
+    #[error("the servers of the log do not answer")]
+    Unreachable,
+    /// This node's replica stopped, because it does not fit the log.
+    #[error("the replica of the log stopped: {0}")]
+    Stopped(String),
 }
 
 /// Why an append failed.

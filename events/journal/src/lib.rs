@@ -2,12 +2,16 @@
 //! engine to its promises. Nothing above this crate can tell the engines apart.
 
 pub mod contract;
+pub mod entry;
 pub mod error;
 pub mod log;
 pub mod memory;
+pub mod replica;
 pub mod snapshot;
 
+pub use entry::Entry;
 pub use error::{AppendError, Outcome, ReadError, Refusal};
 pub use log::{Appended, Direction, EventLog, Filter, Health, Page, Receipt, Recorded, Subscription};
 pub use memory::MemoryLog;
+pub use replica::Replica;
 pub use snapshot::{Blob, SnapshotStore};

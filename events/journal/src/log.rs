@@ -148,7 +148,8 @@ pub enum Health {
 /// - an acknowledged append is durable and all or nothing; order in a stream = version order;
 /// - `append` takes its place in the order when it is *called*, not when its receipt is awaited, so that an
 ///   actor may append again on top of what is not durable yet; if an append fails, every later one that was
-///   built on it fails with `Conflict`;
+///   built on it fails with `Conflict`. Streams in different shards of an engine that has shards take their places
+///   independently of each other;
 /// - a wrong expected version is `Conflict` and writes nothing; the same commit id in the same stream answers
 ///   the first one's place and writes nothing, whatever version is expected;
 /// - every failure says `NotWritten` or `Unknown`; after an `Unknown` the engine re-reads its end before it

@@ -11,18 +11,17 @@ use std::{
 };
 
 use bytes::Bytes;
-use events_model::{
-    Commit, CommitId, EpisodeId, Position, StreamId, Version,
-    envelope::{COMMIT_BYTES_MAX, EVENTS_PER_COMMIT_MAX},
-};
+use events_model::{Commit, CommitId, EpisodeId, Position, StreamId, Version};
 use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
 
 use crate::{
+    entry::Entry,
     error::{AppendError, ReadError, Refusal},
     log::{
         APPEND_QUEUE_LEN_MAX, Appended, Direction, EventLog, Filter, Health, Page, READ_LIMIT_MAX, Receipt, Recorded,
     },
+    replica::{Replica, unreadable},
     snapshot::{BLOB_BYTES_MAX, Blob, SnapshotStore},
 };
 
@@ -78,8 +77,8 @@ enum Failure {
 #[derive(Debug)]
 struct Waiting {
     expected: Version,
-    commit: Commit,
-    bytes: Vec<u8>,
+    entry: Entry,
+    bytes: Bytes,
     failure: Option<Failure>,
     answer: oneshot::Sender<Result<Appended, AppendError>>,
 }
@@ -156,21 +155,6 @@ impl MemoryLog {
     }
 }
 
-fn invalid(expected: Version, commit: &Commit, bytes: usize) -> Option<String> {
-    let (events, first) = (commit.events.len(), commit.first_version);
-    if !(1..=EVENTS_PER_COMMIT_MAX).contains(&events) {
-        Some(format!("it has {events} events, not 1 to {EVENTS_PER_COMMIT_MAX}"))
-    } else if bytes > COMMIT_BYTES_MAX {
-        Some(format!("it has {bytes} bytes, more than {COMMIT_BYTES_MAX}"))
-    } else if expected.0.checked_add(1) != Some(first.0) {
-        Some(format!("its first version is {first}, which does not follow {expected}"))
-    } else if first.0.checked_add(events as u64).is_none() {
-        Some(format!("there is no version after {first} for all of its {events} events"))
-    } else {
-        None
-    }
-}
-
 impl State {
     fn work(&mut self) {
         while let Some(mut next) = self.waiting.pop_front() {
@@ -195,27 +179,27 @@ impl State {
     }
 
     fn write(&mut self, append: &Waiting) -> Result<Appended, AppendError> {
-        let Waiting { expected, commit, bytes, .. } = append;
-        let actual = self.version(&commit.stream);
-        let known = self.streams.get(&commit.stream).and_then(|stream| stream.ids.get(&commit.commit_id));
+        let Waiting { expected, entry, bytes, .. } = append;
+        let actual = self.version(&entry.stream);
+        let known = self.streams.get(&entry.stream).and_then(|stream| stream.ids.get(&entry.commit_id));
         if let Some(first) = known.and_then(|index| self.commits.get(*index)) {
             return Ok(Appended { position: first.recorded.position, version: first.last, duplicate: true });
         }
         if actual != *expected {
-            return Err(AppendError::Conflict { stream: commit.stream.clone(), expected: *expected, actual });
+            return Err(AppendError::Conflict { stream: entry.stream.clone(), expected: *expected, actual });
         }
         let index = self.commits.len();
         let position = Position(index as u64).next();
-        let recorded = Recorded { position, bytes: Bytes::copy_from_slice(bytes) };
-        self.commits.push(Stored { recorded, first: commit.first_version, last: commit.last_version() });
-        let stream = self.streams.entry(commit.stream.clone()).or_default();
+        let recorded = Recorded { position, bytes: bytes.clone() };
+        self.commits.push(Stored { recorded, first: entry.first, last: entry.last() });
+        let stream = self.streams.entry(entry.stream.clone()).or_default();
         stream.commits.push(index);
-        stream.ids.insert(commit.commit_id.clone(), index);
-        self.episodes.entry(commit.episode_id).or_default().push(index);
+        stream.ids.insert(entry.commit_id.clone(), index);
+        self.episodes.entry(entry.episode_id).or_default().push(index);
         if let Some(head) = &self.head {
             head.send_replace(position);
         }
-        Ok(Appended { position, version: commit.last_version(), duplicate: false })
+        Ok(Appended { position, version: entry.last(), duplicate: false })
     }
 
     fn of_stream(&self, stream: &StreamId) -> impl DoubleEndedIterator<Item = &Stored> {
@@ -238,23 +222,11 @@ fn unknown() -> AppendError {
 impl EventLog for MemoryLog {
     fn append(&self, expected: Version, commit: Commit) -> Receipt {
         let bytes = commit.encode();
-        if let Some(reason) = invalid(expected, &commit, bytes.len()) {
+        let entry = Entry::of(&commit);
+        if let Some(reason) = entry.broken_rule(expected, bytes.len()) {
             return Receipt::ready(Err(AppendError::Invalid { commit_id: commit.commit_id, reason }));
         }
-        let mut state = self.state.lock();
-        if let Health::Refusing(refusal) = &*self.health.borrow() {
-            return Receipt::ready(Err(AppendError::Refused(refusal.clone())));
-        }
-        if state.waiting.len() >= APPEND_QUEUE_LEN_MAX {
-            return Receipt::ready(Err(AppendError::Busy { waiting: state.waiting.len() }));
-        }
-        let (answer, receipt) = Receipt::channel();
-        let failure = state.failures.pop_front();
-        state.waiting.push_back(Waiting { expected, commit, bytes, failure, answer });
-        if !state.held {
-            state.work();
-        }
-        receipt
+        self.push(expected, entry, bytes.into())
     }
 
     fn read_stream(
@@ -332,7 +304,33 @@ impl EventLog for MemoryLog {
     }
 }
 
+impl Replica for MemoryLog {
+    fn append_recorded(&self, bytes: Bytes) -> Receipt {
+        match Entry::read(&bytes) {
+            Ok(entry) => self.push(entry.expected(), entry, bytes),
+            Err(reason) => unreadable(&bytes, reason),
+        }
+    }
+}
+
 impl MemoryLog {
+    fn push(&self, expected: Version, entry: Entry, bytes: Bytes) -> Receipt {
+        let mut state = self.state.lock();
+        if let Health::Refusing(refusal) = &*self.health.borrow() {
+            return Receipt::ready(Err(AppendError::Refused(refusal.clone())));
+        }
+        if state.waiting.len() >= APPEND_QUEUE_LEN_MAX {
+            return Receipt::ready(Err(AppendError::Busy { waiting: state.waiting.len() }));
+        }
+        let (answer, receipt) = Receipt::channel();
+        let failure = state.failures.pop_front();
+        state.waiting.push_back(Waiting { expected, entry, bytes, failure, answer });
+        if !state.held {
+            state.work();
+        }
+        receipt
+    }
+
     fn save(&self, name: BlobName, blob: Blob) -> Result<(), ReadError> {
         if blob.bytes.len() > BLOB_BYTES_MAX {
             let source = io::Error::new(io::ErrorKind::InvalidInput, format!("larger than {BLOB_BYTES_MAX} bytes"));

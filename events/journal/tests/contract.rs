@@ -25,3 +25,8 @@ fn the_memory_log_keeps_the_contract_of_reopening_within_its_life() {
         Box::new(move || Arc::clone(&log))
     });
 }
+
+#[test]
+fn the_memory_log_keeps_the_contract_of_replicas() {
+    contract::run_replica(&mut || Arc::new(MemoryLog::new()));
+}

@@ -45,7 +45,10 @@ pub enum Error {
         text: String,
     },
     /// Not a stream id.
-    #[error("a stream is tenant/<tenant>, saga/<tenant>/<saga> or region/<region>, but this is {text:?}")]
+    #[error(
+        "a stream is tenant/<tenant>, saga/<tenant>/<saga>, region/<region>, app/<tenant>/<id> or group/<tenant>/<name>, \
+         but this is {text:?}"
+    )]
     Stream {
         /// The text as given, cut to 80 characters.
         text: String,
@@ -156,7 +159,8 @@ text_id!(
     |what, text| Error::Text { what, bytes_max: COMMIT_ID_BYTES_MAX, text: cut(text) }
 );
 text_id!(
-    /// The ordered events of one actor: `tenant/<tenant>`, `saga/<tenant>/<saga>`, `region/<region>`.
+    /// The ordered events of one actor, `tenant/<tenant>`, `saga/<tenant>/<saga>`, `region/<region>`,
+    /// `group/<tenant>/<name>`, or of an application, `app/<tenant>/<id>`.
     StreamId,
     "a stream",
     is_stream,
@@ -167,7 +171,7 @@ fn is_stream(text: &str) -> bool {
     let mut parts = text.split('/');
     let names = match parts.next() {
         Some("tenant" | "region") => 1,
-        Some("saga") => 2,
+        Some("saga" | "app" | "group") => 2,
         _ => return false,
     };
     text.len() <= STREAM_ID_BYTES_MAX && parts.clone().count() == names && parts.all(is_name)
@@ -184,16 +188,29 @@ impl StreamId {
         Self(format!("region/{region}").into())
     }
 
+    /// The stream of a consumer group.
+    ///
+    /// # Errors
+    /// The name is not 1 to 63 of `a-z`, `0-9` and `-`, or has a `-` at either end.
+    pub fn group(tenant: &TenantId, name: &str) -> Result<Self, Error> {
+        if is_name(name) { Ok(Self(format!("group/{tenant}/{name}").into())) } else { Err(name_error("a group", name)) }
+    }
+
     /// The tenant this stream belongs to, if it belongs to one.
     pub fn tenant_id(&self) -> Option<TenantId> {
         let mut parts = self.0.split('/');
         match parts.next() {
-            Some("tenant" | "saga") => parts.next().and_then(|name| TenantId::new(name).ok()),
+            Some("tenant" | "saga" | "app" | "group") => parts.next().and_then(|name| TenantId::new(name).ok()),
             _ => None,
         }
     }
 
-    /// `tenant`, `saga` or `region`.
+    /// The last part: a saga's, group's or application's own name of the stream.
+    pub fn name(&self) -> &str {
+        self.0.rsplit('/').next().unwrap_or_default()
+    }
+
+    /// `tenant`, `saga`, `region`, `app` or `group`.
     pub fn kind(&self) -> &str {
         self.0.split('/').next().unwrap_or_default()
     }
@@ -313,11 +330,16 @@ mod tests {
 
     #[test]
     fn streams_have_a_known_kind_and_the_right_number_of_parts() {
-        for text in ["tenant", "tenant/", "tenant/a/b", "saga/a", "other/a", "tenant/A"] {
+        for text in
+            ["tenant", "tenant/", "tenant/a/b", "saga/a", "other/a", "tenant/A", "app/a", "app/a/b/c", "group/a/B"]
+        {
             assert!(StreamId::new(text).is_err(), "{text:?}");
         }
         let saga = StreamId::new("saga/acme/order-1").unwrap();
         assert_eq!(saga.tenant_id(), Some(TenantId::new("acme").unwrap()));
+        let group = StreamId::group(&TenantId::new("acme").unwrap(), "mail").unwrap();
+        assert_eq!((group.as_str(), group.name(), group.kind()), ("group/acme/mail", "mail", "group"));
+        assert_eq!(StreamId::new("app/acme/order-1").unwrap().tenant_id(), group.tenant_id());
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Pure: the vocabulary of facts: ids, units, the envelope, tenant and region facts, their stored forms.
+//! Pure: the vocabulary of facts: ids, units, the envelope, facts of tenants, regions, consumer groups and
+//! applications, their stored forms.
 //!
 //! Invariants: no clock, randomness, I/O, async, hashing containers or logging. The bytes of the log are made
 //! only in `wire` (envelope) and `persisted` (payloads); domain types derive serde for *disposable* things alone
@@ -16,10 +17,13 @@
     )
 )]
 
+pub mod application;
 pub mod envelope;
+pub mod group;
 pub mod id;
 pub mod persisted;
 pub mod region;
+pub mod shard;
 pub mod tenant;
 
 pub mod unit;

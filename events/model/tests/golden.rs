@@ -7,8 +7,9 @@
 use std::{collections::BTreeMap, fs, path::Path};
 
 use events_model::{
-    Commit, CommitId, DecisionContext, DurationUs, EpisodeId, EventId, EventRecord, KeyId, NanoUsd, Principal,
-    RegionId, RequestId, Stored, StreamId, TenantId, TimestampUs, Tokens, Version, region,
+    Commit, CommitId, DecisionContext, DurationUs, EpisodeId, EventId, EventRecord, KeyId, NanoUsd, Position,
+    Principal, RegionId, RequestId, Stored, StreamId, TenantId, TimestampUs, Tokens, Version, application, group,
+    region,
     tenant::{
         AdmitRequest, Budget, Command, Event, Outcome, Period, Plan, Price, RefusalReason, SettleRequest, Usage,
         UsageSource,
@@ -185,6 +186,58 @@ fn region_facts_keep_their_bytes() {
     };
     hold_all(vec![region::Command::PublishPriceBook { entries: vec![entry.clone()] }]);
     hold_all(vec![region::Event::PriceBookPublished { version: 3, entries: vec![entry], at: AT }]);
+}
+
+#[test]
+fn facts_of_applications_keep_their_bytes() {
+    hold_all(vec![application::Command::Append { expected: application::Expected::Exact(Version(300)) }]);
+    for expected in [application::Expected::None, application::Expected::Any, application::Expected::Exists] {
+        let command = application::Command::Append { expected };
+        assert_eq!(application::Command::from_payload(command.to_payload().view()).unwrap(), command);
+    }
+    hold_all(vec![application::Event {
+        kind: "order.placed".to_owned(),
+        content_type: "application/json".to_owned(),
+        data: b"{\"order\":1}".to_vec(),
+    }]);
+}
+
+#[test]
+fn facts_of_consumer_groups_keep_their_bytes() {
+    let settings = || group::Settings {
+        types: vec!["order.placed".to_owned(), "order.paid".to_owned()],
+        after: Position(17),
+        attempts_max: 5,
+        backoff_first: DurationUs::from_millis(500),
+        backoff_max: DurationUs::from_secs(60),
+        answer_timeout: DurationUs::from_secs(30),
+        in_flight_max: 256,
+    };
+    let place = |position, index| group::Place { position: Position(position), index };
+    let settled = || vec![place(21, 0), place(300, 2)];
+    let delivery = || group::ParkedDelivery {
+        place: place(25, 1),
+        stream: "app/acme/order-1".to_owned(),
+        kind: "order.placed".to_owned(),
+        error: "no such customer".to_owned(),
+        attempts: 5,
+        consumer_version: "mailer 1.4.2".to_owned(),
+    };
+    let parked = || vec![group::Numbered { number: 3, place: place(25, 1) }];
+    let reason = || "customer was deleted".to_owned();
+    hold_all(vec![
+        group::Command::Create { settings: settings() },
+        group::Command::Record { checkpoint: Position(20), settled: settled(), parked: vec![delivery()] },
+        group::Command::Redrive { numbers: vec![3, 300], limit: 10 },
+        group::Command::Drop { numbers: Vec::new(), limit: 10, reason: reason() },
+    ]);
+    hold_all(vec![
+        group::Event::Created { settings: settings(), at: AT },
+        group::Event::Recorded { checkpoint: Position(20), settled: settled() },
+        group::Event::Parked { delivery: delivery(), at: AT },
+        group::Event::Redriven { parked: parked(), at: AT },
+        group::Event::Dropped { parked: parked(), reason: reason(), at: AT },
+    ]);
 }
 
 #[test]

@@ -47,3 +47,11 @@ fn the_store_keeps_snapshots() {
     let mut dirs = Vec::new();
     contract::run_snapshots(&mut || open(&mut dirs, &Options::default()));
 }
+
+#[test]
+fn the_store_keeps_the_contract_of_replicas() {
+    for options in [Options::default(), TINY] {
+        let mut dirs = Vec::new();
+        contract::run_replica(&mut || open(&mut dirs, &options));
+    }
+}

@@ -1,5 +1,7 @@
 //! Version 1 of the stored forms: protobuf messages of `freehold.log.v1`, converted by hand.
 
+mod application;
+mod group;
 mod hot;
 mod region;
 mod tenant;

@@ -1,0 +1,161 @@
+//! Requests to the JetStream API that only the leader of a stream answers: where it ends, and single messages.
+//!
+//! It deliberately uses no direct get: a replica that lags would answer about its own past.
+
+use std::time::Duration;
+
+use async_nats::{
+    Client, HeaderMap, Request, RequestErrorKind,
+    jetstream::{
+        message::StreamMessage,
+        stream::{Info, RawMessage},
+    },
+};
+use bytes::Bytes;
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::json;
+
+use crate::{
+    clock,
+    error::ApiError,
+    limit::{LOOK_WAIT, READ_WAIT, RESOLVE_MAX},
+    publish::Pauses,
+};
+
+pub(crate) const STREAM_NOT_FOUND: u64 = 10059;
+pub(crate) const STREAM_NAME_IN_USE: u64 = 10058;
+pub(crate) const STREAM_REPLICAS_NOT_SUPPORTED: u64 = 10074;
+pub(crate) const CLUSTER_NO_PEERS: u64 = 10005;
+const NO_MESSAGE_FOUND: u64 = 10037;
+
+#[derive(Debug, Deserialize)]
+struct Refusal {
+    #[serde(default)]
+    err_code: u64,
+    #[serde(default)]
+    description: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct Failed {
+    error: Option<Refusal>,
+}
+
+/// A message as it lies in the stream.
+#[derive(Debug, Clone)]
+pub(crate) struct Stored {
+    pub(crate) sequence: u64,
+    pub(crate) subject: String,
+    pub(crate) payload: Bytes,
+}
+
+/// What the server says to a publish.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Ack {
+    pub(crate) stream: String,
+    pub(crate) seq: u64,
+    #[serde(default)]
+    pub(crate) duplicate: bool,
+}
+
+/// Sends a request and reads the JSON of the answer.
+pub(crate) async fn request<T: DeserializeOwned>(
+    client: &Client,
+    subject: &str,
+    (payload, headers): (Bytes, Option<HeaderMap>),
+    wait: Duration,
+) -> Result<T, ApiError> {
+    let subject = subject.to_owned();
+    let mut request = Request::new().payload(payload).timeout(Some(wait));
+    if let Some(headers) = headers {
+        request = request.headers(headers);
+    }
+    let message = client.send_request(subject.clone(), request).await;
+    let message = message.map_err(|error| match error.kind() {
+        RequestErrorKind::NoResponders => ApiError::NoResponders { subject: subject.clone() },
+        RequestErrorKind::TimedOut => ApiError::TimedOut { subject: subject.clone() },
+        RequestErrorKind::InvalidSubject | RequestErrorKind::MaxPayloadExceeded | RequestErrorKind::Other => {
+            ApiError::Broken { subject: subject.clone(), reason: error.to_string() }
+        }
+    })?;
+    let broken = |error: serde_json::Error| ApiError::Broken { subject: subject.clone(), reason: error.to_string() };
+    if let Some(status) = message.status.filter(|status| !status.is_success()) {
+        let description = message.description.unwrap_or_default();
+        return Err(ApiError::Refused { subject, code: u64::from(status.as_u16()), description });
+    }
+    let failed: Failed = serde_json::from_slice(&message.payload).map_err(broken)?;
+    if let Some(Refusal { err_code, description }) = failed.error {
+        return Err(ApiError::Refused { subject, code: err_code, description });
+    }
+    serde_json::from_slice(&message.payload).map_err(broken)
+}
+
+/// Asks for one thing of the JetStream API with a JSON body.
+pub(crate) async fn ask<T: DeserializeOwned>(
+    client: &Client,
+    what: &str,
+    body: &serde_json::Value,
+    wait: Duration,
+) -> Result<T, ApiError> {
+    let payload = Bytes::from(body.to_string());
+    request(client, &format!("$JS.API.{what}"), (payload, None), wait).await
+}
+
+/// The leader of one stream.
+#[derive(Debug, Clone)]
+pub(crate) struct Leader {
+    pub(crate) client: Client,
+    pub(crate) stream: String,
+}
+
+impl Leader {
+    /// Configuration and state.
+    pub(crate) async fn info(&self) -> Result<Info, ApiError> {
+        ask(&self.client, &format!("STREAM.INFO.{}", self.stream), &json!({}), READ_WAIT).await
+    }
+
+    async fn get(&self, body: serde_json::Value, wait: Duration) -> Result<Option<Stored>, ApiError> {
+        #[derive(Deserialize)]
+        struct Got {
+            message: RawMessage,
+        }
+        let what = format!("STREAM.MSG.GET.{}", self.stream);
+        let got: Got = match ask(&self.client, &what, &body, wait).await {
+            Err(error) if error.code() == Some(NO_MESSAGE_FOUND) => return Ok(None),
+            got => got?,
+        };
+        let message = StreamMessage::try_from(got.message)
+            .map_err(|error| ApiError::Broken { subject: what, reason: error.to_string() })?;
+        let subject = message.subject.to_string();
+        Ok(Some(Stored { sequence: message.sequence, subject, payload: message.payload }))
+    }
+
+    /// The message with this sequence.
+    pub(crate) async fn at(&self, sequence: u64) -> Result<Option<Stored>, ApiError> {
+        self.get(json!({ "seq": sequence }), READ_WAIT).await
+    }
+
+    /// The last message of a subject.
+    pub(crate) async fn last(&self, subject: &str) -> Result<Option<Stored>, ApiError> {
+        self.get(json!({ "last_by_subj": subject }), LOOK_WAIT).await
+    }
+
+    /// The first message of a subject behind a sequence.
+    pub(crate) async fn after(&self, subject: &str, sequence: u64) -> Result<Option<Stored>, ApiError> {
+        self.get(json!({ "seq": sequence.saturating_add(1), "next_by_subj": subject }), LOOK_WAIT).await
+    }
+}
+
+impl Leader {
+    /// As `at`, but asks again for `RESOLVE_MAX` while there is no leader.
+    pub(crate) async fn at_patiently(&self, sequence: u64) -> Result<Option<Stored>, ApiError> {
+        let start = clock::now();
+        let mut pauses = Pauses::new();
+        loop {
+            match self.at(sequence).await {
+                Err(error) if start.elapsed() < RESOLVE_MAX && error.is_passing() => pauses.pause().await,
+                answer => return answer,
+            }
+        }
+    }
+}

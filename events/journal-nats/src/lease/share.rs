@@ -1,0 +1,24 @@
+//! Secrets that all nodes of a region share: the first node's are kept beside the leases, the others take them.
+
+use async_nats::Client;
+use bytes::Bytes;
+use events_model::RegionId;
+
+use super::{bucket::Bucket, error::Error};
+use crate::limit::READ_WAIT;
+
+/// Keeps `mine` under a name if nothing is there yet; returns what is there. The servers hold it as it is.
+///
+/// # Errors
+/// - `ForeignBucket`: nothing was changed.
+/// - `Api`: the servers do not answer, or refuse.
+pub async fn share(
+    client: &Client,
+    (region, replicas): (&RegionId, usize),
+    name: &str,
+    mine: &[u8],
+) -> Result<Vec<u8>, Error> {
+    let bucket = Bucket::new(client, region, READ_WAIT);
+    bucket.ensure(replicas).await?;
+    bucket.share(&format!("secret.{name}"), Bytes::copy_from_slice(mine)).await
+}
