@@ -6,6 +6,7 @@
 
 pub mod billing;
 mod checkpoint;
+pub mod groups;
 mod kind;
 pub mod projection;
 pub mod runner;

@@ -3,7 +3,9 @@
 pub mod auth;
 mod bench;
 pub mod cli;
+pub mod cluster;
 pub mod config;
+mod events;
 pub mod grpc;
 pub mod http;
 pub mod metrics;

@@ -1,7 +1,7 @@
 //! What the server counts, for Prometheus. Names and labels are constants of this file; dashboards rest on them.
 //!
-//! One registry a platform, so that several can live in one process. Labels have few values each: never a tenant, a
-//! key or a request.
+//! One registry a platform, so that several can live in one process. Labels have few values each: never a
+//! key or a request, and a tenant only in the names of the few consumer groups that need a look most.
 
 use events_model::{DurationUs, tenant::Usage};
 use prometheus::{
@@ -47,6 +47,14 @@ pub const LOG_HEAD_POSITION: &str = "freehold_log_head_position";
 pub const LOG_ACCEPTING: &str = "freehold_log_accepting";
 /// Position that a projection contains, by projection.
 pub const PROJECTION_POSITION: &str = "freehold_projection_position";
+/// Parked events by consumer group: those of the groups with most of them, and `other`.
+pub const GROUP_PARKED: &str = "freehold_group_parked_events";
+/// Age of a consumer group's oldest parked event, seconds, by the same groups.
+pub const GROUP_OLDEST_PARKED_SECONDS: &str = "freehold_group_oldest_parked_seconds";
+/// Commits of the log behind a consumer group's checkpoint, by the same groups.
+pub const GROUP_LAG: &str = "freehold_group_lag_commits";
+/// Events that a projection could not apply, by projection.
+pub const PROJECTION_PARKED: &str = "freehold_projection_parked_events";
 /// Actors in memory, by kind.
 pub const ACTORS_LIVE: &str = "freehold_actors_live";
 /// 1 = `/readyz` says yes.
@@ -80,6 +88,10 @@ pub struct Metrics {
     pub log_head: IntGauge,
     pub log_accepting: IntGauge,
     pub projection_position: IntGaugeVec,
+    pub group_parked: IntGaugeVec,
+    pub group_oldest_parked: IntGaugeVec,
+    pub group_lag: IntGaugeVec,
+    pub projection_parked: IntGaugeVec,
     pub actors_live: IntGaugeVec,
     pub ready: IntGauge,
 }
@@ -124,6 +136,10 @@ impl Metrics {
             log_head: gauge(LOG_HEAD_POSITION, "Position of the log's last commit.")?,
             log_accepting: gauge(LOG_ACCEPTING, "1 = the log accepts commits.")?,
             projection_position: gauges(PROJECTION_POSITION, "Position a projection contains.", &["projection"])?,
+            group_parked: gauges(GROUP_PARKED, "Parked events of a consumer group.", &["group"])?,
+            group_oldest_parked: gauges(GROUP_OLDEST_PARKED_SECONDS, "Age of the oldest parked event.", &["group"])?,
+            group_lag: gauges(GROUP_LAG, "Commits behind a consumer group's checkpoint.", &["group"])?,
+            projection_parked: gauges(PROJECTION_PARKED, "Events a projection could not apply.", &["projection"])?,
             actors_live: gauges(ACTORS_LIVE, "Actors in memory.", &["kind"])?,
             ready: gauge(READY, "1 = ready.")?,
             registry,

@@ -9,7 +9,7 @@ use std::sync::{
 use events_journal::{EventLog, Health, Refusal};
 use projections::{Reader, tenants::Tenants};
 
-use crate::shutdown::Stop;
+use crate::{cluster::Cluster, shutdown::Stop};
 
 /// Most commits that the read models may be behind the log.
 pub const LAG_COMMITS_MAX: u64 = 50_000;
@@ -20,7 +20,7 @@ pub(crate) const fn refusal_code(refusal: &Refusal) -> Option<&'static str> {
         Refusal::DiskFull => Some("E0003"),
         Refusal::ReadOnly => Some("E0004"),
         Refusal::DirectoryRemoved => Some("E0005"),
-        Refusal::Disk(_) | Refusal::Closed => None,
+        Refusal::Disk(_) | Refusal::Closed | Refusal::Fenced | Refusal::Unreachable | Refusal::Stopped(_) => None,
     }
 }
 
@@ -31,14 +31,20 @@ pub struct Readiness {
     tenants: Reader<Tenants>,
     projections_failed: Arc<AtomicBool>,
     caught_up: Arc<AtomicBool>,
+    cluster: Option<Arc<Cluster>>,
     stop: Stop,
 }
 
 impl Readiness {
     /// Watches these.
-    pub fn new(log: Arc<dyn EventLog>, tenants: Reader<Tenants>, stop: Stop) -> Self {
+    pub(crate) fn new(
+        log: Arc<dyn EventLog>,
+        tenants: Reader<Tenants>,
+        cluster: Option<Arc<Cluster>>,
+        stop: Stop,
+    ) -> Self {
         let no = || Arc::new(AtomicBool::new(false));
-        Self { log, tenants, projections_failed: no(), caught_up: no(), stop }
+        Self { log, tenants, projections_failed: no(), caught_up: no(), cluster, stop }
     }
 
     /// A read model has ended with an error.
@@ -59,6 +65,7 @@ impl Readiness {
         if self.projections_failed.load(Ordering::Acquire) {
             obstacles.push("a read model has stopped".to_owned());
         }
+        obstacles.extend(self.cluster.as_ref().and_then(|cluster| cluster.obstacle()));
         let behind = self.log.head_position().0.saturating_sub(self.tenants.position().0);
         // Until the first catch-up is over nothing may be missing; later, a lag is usual under load.
         let allowed = if self.caught_up.load(Ordering::Acquire) { LAG_COMMITS_MAX } else { 0 };

@@ -4,19 +4,28 @@
 //! asked what it billed and the request settles for that; where there is nobody to ask, the reservation's deadline
 //! releases it. Nothing is called again.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
-use actors_shell::Unavailable;
+use actors_shell::{Placement as _, Unavailable};
 use events_model::{
     RequestId, StreamId, TimestampUs,
     tenant::{Outcome, TEXT_BYTES_MAX},
 };
 use gateway::upstream::Upstream;
-use tokio::{sync::Semaphore, time::sleep};
+use parking_lot::Mutex;
+use tokio::{
+    sync::{Semaphore, mpsc},
+    time::{sleep, timeout},
+};
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use crate::{
+    cluster::Cluster,
     model_path::{Closing, ModelPath, Recording, USAGE_LOOKUP_MAX, chain, look_up, settle},
     platform::Readers,
     shutdown::Stop,
@@ -30,6 +39,8 @@ const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// First and longest pause between two attempts to reach an upstream or to load a tenant.
 const RETRY_FIRST: Duration = Duration::from_millis(500);
 const RETRY_MAX: Duration = Duration::from_secs(10);
+/// How often a node looks for what is open beyond its deadline; well within the grace in which that is kept.
+const SWEEP_EVERY: Duration = Duration::from_secs(3);
 
 /// A request that nobody serves any more.
 #[derive(Debug, Clone)]
@@ -80,6 +91,66 @@ pub(crate) async fn run(path: ModelPath, readers: Readers, started_at: Timestamp
             pause = pause.saturating_mul(2).min(RETRY_MAX);
         }
     }
+}
+
+/// Where other nodes serve requests, too: settles what is still open at its deadline, by when whoever served it has
+/// given up, for all tenants that are decided here. Never ends by itself; `taken` tells of tenants that came here.
+pub(crate) async fn sweep(
+    path: ModelPath,
+    readers: Readers,
+    cluster: Arc<Cluster>,
+    mut taken: mpsc::UnboundedReceiver<u32>,
+    (tasks, stop): (TaskTracker, Stop),
+) {
+    let in_work = Arc::new(Mutex::new(HashSet::new()));
+    let slots = Arc::new(Semaphore::new(LOOKUPS_MAX));
+    loop {
+        // Whichever comes first; without a sender there is only the time.
+        drop(timeout(SWEEP_EVERY, taken.recv()).await);
+        while taken.try_recv().is_ok() {}
+        let here = |stream: &StreamId| cluster.is_here(stream);
+        let streams: Vec<_> =
+            readers.tenants.read(|state, _| state.open_streams().map(|(stream, _)| stream).filter(here).collect());
+        for stream in streams {
+            // Reading the state makes its actor watch the deadlines.
+            let overdue = match overdue(&path, &stream).await {
+                Ok(overdue) => overdue,
+                Err(error) => {
+                    warn!(%stream, error = chain(&error, TEXT_BYTES_MAX), "tenant cannot be loaded, will retry");
+                    continue;
+                }
+            };
+            for orphan in overdue {
+                let request_id = orphan.request_id;
+                if !in_work.lock().insert(request_id) {
+                    continue;
+                }
+                let recovering = recover(path.clone(), orphan, Arc::clone(&slots));
+                let (drain, in_work) = (stop.drain.clone(), Arc::clone(&in_work));
+                tasks.spawn(async move {
+                    drain.run_until_cancelled_owned(recovering).await;
+                    in_work.lock().remove(&request_id);
+                });
+            }
+        }
+    }
+}
+
+/// The open reservations of a tenant whose deadline has passed.
+async fn overdue(path: &ModelPath, stream: &StreamId) -> Result<Vec<Orphan>, Unavailable> {
+    let (of, now, grace) = (stream.clone(), path.parts().clock.now(), path.routing().overdue_grace());
+    let find = move |state: &actors_core::tenant::State| {
+        let overdue = state.reservations.iter().filter(|(_, held)| held.deadline <= now);
+        let orphans = overdue.map(|(request_id, held)| Orphan {
+            stream: of.clone(),
+            request_id: *request_id,
+            upstream: held.upstream.clone(),
+            // They are kept a while for this.
+            deadline: held.deadline.after(grace),
+        });
+        orphans.collect()
+    };
+    path.parts().tenants.actor(stream).read(find).await
 }
 
 /// The open reservations of a tenant that were made before this process started.

@@ -14,6 +14,7 @@
 )]
 
 pub mod calendar;
+pub mod group;
 pub mod invariant;
 pub mod plan;
 pub mod price;

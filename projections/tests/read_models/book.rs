@@ -33,18 +33,23 @@ impl Book {
 
     /// Appends one commit with these payloads to a tenant's stream.
     pub(crate) fn write_payloads(&mut self, tenant: &TenantId, payloads: Vec<Payload>) -> Position {
-        let stream = StreamId::tenant(tenant);
+        self.write_stream(&StreamId::tenant(tenant), payloads)
+    }
+
+    /// Appends one commit with these payloads to a stream.
+    pub(crate) fn write_stream(&mut self, stream: &StreamId, payloads: Vec<Payload>) -> Position {
+        let stream = stream.clone();
         let head = self.heads.entry(stream.clone()).or_default();
         let event_id = EventId::from_bytes([1; 16]);
         let commit = Commit {
             commit_id: CommitId::new(&format!("{stream}-{head}")).unwrap(),
+            tenant: stream.tenant_id(),
             stream,
             first_version: head.next(),
             command: Command::Resume.to_payload(),
             events: payloads.into_iter().map(|payload| EventRecord { event_id, payload }).collect(),
             episode_id: EpisodeId::from_bytes([2; 16]),
             causation_id: None,
-            tenant: Some(tenant.clone()),
             region: RegionId::new("local").unwrap(),
             epoch: 1,
             principal: Principal::admin(),

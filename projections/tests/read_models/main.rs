@@ -4,5 +4,6 @@
 
 mod billing;
 mod book;
+mod groups;
 mod runner;
 mod tenants;

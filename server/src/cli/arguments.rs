@@ -3,8 +3,9 @@
 use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand};
-use events_model::{EpisodeId, KeyId, NanoUsd, StreamId, TenantId, TimestampUs, tenant::Period};
+use events_model::{EpisodeId, KeyId, NanoUsd, RegionId, StreamId, TenantId, TimestampUs, tenant::Period};
 
+use super::event_arguments::{Dlq, Events, Group};
 use crate::{
     config::{Flags, LogFormat, unit},
     simulate,
@@ -57,14 +58,44 @@ pub(crate) enum Command {
     Episode(Episode),
     /// Show the state of an actor, now or as it was
     State(State),
+    /// Append, read and follow applications' events
+    #[command(subcommand)]
+    Events(Events),
+    /// Create and look at persistent consumer groups
+    #[command(subcommand)]
+    Group(Group),
+    /// Look at dead letters, deliver them again or give them up
+    #[command(subcommand)]
+    Dlq(Dlq),
     /// Look at the event log of a data directory; works beside a running server
     #[command(subcommand)]
     Log(Log),
+    /// See the nodes of a region and their shards, have one hand over
+    #[command(subcommand)]
+    Cluster(Cluster),
     /// Measure this machine, each figure next to a reference
     #[command(subcommand)]
     Bench(Bench),
     /// Check configuration, data directory, ports and keys before a start
     Doctor,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Cluster {
+    /// List the nodes
+    Nodes,
+    /// Show which node decides for which shard
+    Shards {
+        /// One line a shard, with the epoch
+        #[arg(long)]
+        all: bool,
+    },
+    /// Have a node hand over all its shards and take no more until it is started again
+    Drain {
+        /// Its name
+        #[arg(value_name = "NODE")]
+        node: String,
+    },
 }
 
 /// What `serve` and `dev` listen at and how they log.
@@ -76,6 +107,15 @@ pub(crate) struct Listen {
     /// Address of the HTTP listener; port 0 chooses a free one
     #[arg(long, value_name = "ADDRESS")]
     http_listen: Option<SocketAddr>,
+    /// Be a node of a cluster over these NATS servers: nats://host:4222, several with commas between them
+    #[arg(long, value_name = "URLS")]
+    nats: Option<String>,
+    /// Name of this node, unique in its region
+    #[arg(long, value_name = "NAME")]
+    node: Option<String>,
+    /// Region that this process decides for
+    #[arg(long, value_name = "REGION")]
+    region: Option<RegionId>,
     /// Form of log lines
     #[arg(long, value_name = "FORMAT")]
     log_format: Option<LogFormat>,
@@ -93,6 +133,9 @@ impl Listen {
         Flags {
             grpc_listen: self.grpc_listen,
             http_listen: self.http_listen,
+            nats: self.nats.clone(),
+            node: self.node.clone(),
+            region: self.region.clone(),
             log_format: self.log_format,
             log_filter: self.log_filter.clone(),
             ..common.flags.clone()
@@ -326,7 +369,7 @@ fn parse_seconds(text: &str) -> Result<f64, String> {
     seconds.ok_or_else(|| "it must be 0.05 to 3600".to_owned())
 }
 
-fn parse_time(text: &str) -> Result<TimestampUs, String> {
+pub(super) fn parse_time(text: &str) -> Result<TimestampUs, String> {
     if let Ok(micros) = text.parse() {
         return Ok(TimestampUs(micros));
     }

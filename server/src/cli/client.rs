@@ -2,7 +2,10 @@
 
 use std::{fs, io, net::SocketAddr, time::Duration};
 
-use proto::{episode::v1::episodes_client::EpisodesClient, tenant::v1::tenants_client::TenantsClient};
+use proto::{
+    cluster::v1::cluster_client::ClusterClient, episode::v1::episodes_client::EpisodesClient,
+    events::v1::events_client::EventsClient, tenant::v1::tenants_client::TenantsClient,
+};
 use tonic::{
     Code, Request, Status,
     metadata::{Ascii, MetadataValue},
@@ -78,6 +81,16 @@ impl Client {
     /// Administration of tenants.
     pub(crate) fn tenants(&self) -> TenantsClient<Authorised> {
         TenantsClient::with_interceptor(self.channel.clone(), self.bearer.clone())
+    }
+
+    /// Applications' events, consumer groups, dead letters.
+    pub(crate) fn events(&self) -> EventsClient<Authorised> {
+        EventsClient::with_interceptor(self.channel.clone(), self.bearer.clone())
+    }
+
+    /// The nodes of the region.
+    pub(crate) fn cluster(&self) -> ClusterClient<Authorised> {
+        ClusterClient::with_interceptor(self.channel.clone(), self.bearer.clone())
     }
 
     /// The past.

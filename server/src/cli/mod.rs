@@ -7,9 +7,14 @@
 pub(crate) mod arguments;
 pub(crate) mod client;
 pub(crate) mod clock;
+mod cluster;
 mod dev;
+mod dlq;
 mod doctor;
+mod event_arguments;
+mod events;
 pub(crate) mod failure;
+mod group;
 pub(crate) mod output;
 mod past;
 pub(crate) mod request;

@@ -8,9 +8,9 @@ use tokio::runtime::{Builder, Runtime};
 use super::{
     arguments::{Arguments, Command, Common},
     clock::Stopwatch,
-    dev, doctor,
+    cluster, dev, dlq, doctor, events,
     failure::{EXIT_FINE, EXIT_MISUSE, Failure, Problem},
-    log,
+    group, log,
     output::{Output, note},
     past, serve, tenant,
 };
@@ -55,6 +55,10 @@ fn command(arguments: &Arguments, output: &mut Output, started: Stopwatch) -> Re
         Command::Key(command) => one_thread()?.block_on(tenant::key(common, command, output)),
         Command::Episode(command) => one_thread()?.block_on(past::episode(common, command, output)),
         Command::State(command) => one_thread()?.block_on(past::state(common, command, output)),
+        Command::Events(command) => one_thread()?.block_on(events::events(common, command, output)),
+        Command::Group(command) => one_thread()?.block_on(group::group(common, command, output)),
+        Command::Dlq(command) => one_thread()?.block_on(dlq::dlq(common, command, output)),
+        Command::Cluster(command) => one_thread()?.block_on(cluster::run(common, command, output)),
         Command::Log(command) => log::run(&data(common)?, command, output),
         Command::Bench(command) => bench::run(&data(common)?, command, output),
         Command::Doctor => doctor::run(common, output),

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use events_journal_nats::{self as nats, lease};
 use events_journal_sled::OpenError;
 use serde_json::json;
 
@@ -15,11 +16,15 @@ use super::{
     signal::Signals,
 };
 use crate::{
+    cluster,
     config::{self, Config, Environment, Telemetry},
     platform::{Platform, StartError},
     simulate::Simulator,
     telemetry,
 };
+
+/// Fields in which a stream differs when it is this region's and the node's settings are wrong.
+const SETTINGS_OF_STREAM: [&str; 2] = ["freehold_shards", "num_replicas"];
 
 /// Runs the server.
 pub(super) async fn serve(
@@ -99,8 +104,7 @@ pub(super) fn say_draining(timeout: Duration) {
 impl From<StartError> for Failure {
     fn from(error: StartError) -> Self {
         let problem = Problem::of(&error);
-        let Some(code) = error.code() else { return problem.into() };
-        let problem = problem.code(code);
+        let problem = error.code().into_iter().fold(problem, Problem::code);
         // What only another configuration mends is misuse: a supervisor need not start it again.
         match error {
             StartError::Certificates { .. } | StartError::Upstream(_) | StartError::PriceBookRefused(_) => {
@@ -115,6 +119,7 @@ impl From<StartError> for Failure {
             StartError::UpstreamKey(_) => {
                 problem.hint("set it, or take the upstream out; `freehold doctor` checks all")
             }
+            StartError::Cluster(error) => advise(problem, &error),
             StartError::Open(
                 OpenError::Corrupt { .. } | OpenError::UnsupportedVersion { .. } | OpenError::Io { .. },
             )
@@ -127,5 +132,67 @@ impl From<StartError> for Failure {
             | StartError::Task(_) => problem,
         }
         .into()
+    }
+}
+
+/// Says what an operator can do about a process that cannot be a node.
+fn advise(problem: Problem, error: &cluster::Error) -> Problem {
+    match error {
+        cluster::Error::Log(nats::OpenError::ForeignStream { differences, .. })
+            if differences.iter().all(|one| SETTINGS_OF_STREAM.contains(&one.field)) =>
+        {
+            problem.misuse().hint("give cluster.shards and cluster.replicas the values that the region has")
+        }
+        cluster::Error::Log(error @ nats::OpenError::Option { .. }) => problem.misuse().hint(error.advice()),
+        cluster::Error::Log(error) => problem.hint(error.advice()),
+        cluster::Error::Lease(error @ (lease::Error::Differs { .. } | lease::Error::Setting { .. })) => {
+            problem.misuse().hint(error.advice())
+        }
+        cluster::Error::Lease(error) => problem.hint(error.advice()),
+        cluster::Error::Password(_) => problem.hint("write it there, or name another file with cluster.password_file"),
+        cluster::Error::Listen(_) | cluster::Error::Secret(_) => problem,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nats::{Difference, OpenError as Nats};
+
+    use super::{
+        super::failure::{EXIT_MISUSE, EXIT_PROBLEM},
+        *,
+    };
+
+    fn told(error: cluster::Error) -> (u8, String) {
+        let failure = Failure::from(StartError::Cluster(error));
+        match &failure {
+            Failure::Problem(problem) => (failure.exit(), problem.to_string()),
+            Failure::Found | Failure::ReaderGone => panic!("nothing is told"),
+        }
+    }
+
+    fn stream_that_differs_in(fields: &[&'static str]) -> cluster::Error {
+        let differs = |field: &&'static str| Difference { field, expected: "16".to_owned(), actual: "8".to_owned() };
+        let differences = fields.iter().map(differs).collect();
+        cluster::Error::Log(Nats::ForeignStream { stream: "FH_LOG_EU".to_owned(), differences })
+    }
+
+    #[test]
+    fn a_node_whose_settings_are_not_the_regions_is_told_which_to_change_and_need_not_be_started_again() {
+        let (exit, text) = told(stream_that_differs_in(&["freehold_shards", "num_replicas"]));
+        assert_eq!(exit, EXIT_MISUSE);
+        assert!(text.contains("freehold_shards is 8, not 16") && text.contains("hint: give cluster.shards"), "{text}");
+        let (asked, stored) = ("9000".to_owned(), "1500".to_owned());
+        let (exit, text) = told(cluster::Error::Lease(lease::Error::Differs { setting: "ttl_ms", asked, stored }));
+        assert_eq!(exit, EXIT_MISUSE);
+        assert!(text.starts_with("error: [E0019] join the cluster\n"), "{text}");
+        assert!(text.ends_with("hint: give every node of the region the same value"), "{text}");
+    }
+
+    #[test]
+    fn a_stream_of_somebody_else_is_told_apart_from_other_settings() {
+        let (exit, text) = told(stream_that_differs_in(&["freehold_shards", "max_age"]));
+        assert_eq!(exit, EXIT_PROBLEM);
+        assert!(text.contains("[E0018]") && text.contains("hint: choose another region name"), "{text}");
     }
 }

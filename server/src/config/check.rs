@@ -6,7 +6,7 @@ use events_model::{NanoUsd, RegionId, region::PRICE_BOOK_LEN_MAX};
 use http::Uri;
 use tracing_subscriber::EnvFilter;
 
-use super::{Config, Model, Upstream, limit, unit};
+use super::{Cluster, Config, Model, Upstream, limit, unit};
 
 /// A value outside what its key allows.
 #[derive(Debug, PartialEq, Eq)]
@@ -48,6 +48,34 @@ fn span(key: &str, value: Duration, allowed: &RangeInclusive<Duration>) -> Check
     within(key, value, allowed, unit::show_duration)
 }
 
+fn cluster(cluster: &Cluster) -> Check {
+    count("cluster.shards", cluster.shards, &limit::SHARDS)?;
+    span("cluster.lease", cluster.lease, &limit::LEASE)?;
+    if ![1, 3, 5].contains(&cluster.replicas) {
+        return refuse("cluster.replicas", format!("{} is not possible; allowed are 1, 3 and 5", cluster.replicas));
+    }
+    if !cluster.is_on() {
+        return Ok(());
+    }
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
+    if !(1..=64).contains(&cluster.node.len()) || !cluster.node.bytes().all(is_plain) {
+        let node = &cluster.node;
+        return refuse("cluster.node", format!("\"{node}\" is no name; 1 to 64 letters, digits, - and _ are needed"));
+    }
+    if cluster.nats.contains('@') {
+        return refuse("cluster.nats", "the address holds credentials; use password_file or credentials_file");
+    }
+    if cluster.password_file.is_some() && cluster.credentials_file.is_some() {
+        return refuse("cluster.credentials_file", "password_file is set too; one of them is enough");
+    }
+    for server in cluster.nats.split(',').map(str::trim) {
+        if !server.starts_with("nats://") && !server.starts_with("tls://") {
+            return refuse("cluster.nats", format!("{server} is no address; it looks like nats://host:4222"));
+        }
+    }
+    Ok(())
+}
+
 fn scalars(config: &Config) -> Check {
     if config.data.as_os_str().is_empty() {
         return refuse("data", "it is empty; a directory is needed");
@@ -58,6 +86,7 @@ fn scalars(config: &Config) -> Check {
     span("http.header_timeout", config.http.header_timeout, &limit::HEADER_TIMEOUT)?;
     size("log.segment_bytes", config.log.segment_bytes, &limit::SEGMENT_BYTES)?;
     span("log.clock_ahead_max", config.log.clock_ahead_max, &limit::CLOCK_AHEAD)?;
+    cluster(&config.cluster)?;
     count("actors.mailbox_len_max", config.actors.mailbox_len_max, &limit::MAILBOX_LEN)?;
     span("actors.idle_after", config.actors.idle_after, &limit::IDLE_AFTER)?;
     count("actors.snapshot_every", config.actors.snapshot_every, &limit::SNAPSHOT_EVERY)?;

@@ -15,8 +15,10 @@ const FOREIGN: [&str; 2] = ["FREEHOLD_SERVICE_", "FREEHOLD_PORT"];
 pub(super) const CONFIG: &str = "FREEHOLD_CONFIG";
 const ADMIN_TOKEN: &str = "FREEHOLD_ADMIN_TOKEN";
 const SERVER: &str = "FREEHOLD_SERVER";
+/// The password of NATS, unless the configuration names another variable.
+pub(super) const NATS_PASSWORD: &str = "FREEHOLD_NATS_PASSWORD";
 /// Ours, but not keys of the file.
-const SPECIAL: [&str; 3] = [CONFIG, ADMIN_TOKEN, SERVER];
+const SPECIAL: [&str; 4] = [CONFIG, ADMIN_TOKEN, SERVER, NATS_PASSWORD];
 
 /// The variables that begin with `FREEHOLD_`.
 #[derive(Clone, Default)]

@@ -12,6 +12,10 @@ pub const HEADER_TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(100).
 pub const SEGMENT_BYTES: RangeInclusive<u64> = 4 * 1024 * 1024..=1024 * 1024 * 1024;
 /// `log.clock_ahead_max`.
 pub const CLOCK_AHEAD: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(100 * 366 * 86_400);
+/// `cluster.shards`.
+pub const SHARDS: RangeInclusive<u64> = 1..=4_096;
+/// `cluster.lease`.
+pub const LEASE: RangeInclusive<Duration> = Duration::from_millis(500)..=Duration::from_secs(60);
 /// `actors.mailbox_len_max`, messages.
 pub const MAILBOX_LEN: RangeInclusive<u64> = 1..=1_000_000;
 /// `actors.idle_after`.

@@ -7,6 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use events_model::RegionId;
 use toml::{
     Table, Value,
     de::{DeTable, DeValue},
@@ -38,6 +39,15 @@ pub struct Flags {
     /// Address of the HTTP listener; port 0 chooses a free one
     #[arg(skip)]
     pub http_listen: Option<SocketAddr>,
+    /// Addresses of NATS servers
+    #[arg(skip)]
+    pub nats: Option<String>,
+    /// Name of this node
+    #[arg(skip)]
+    pub node: Option<String>,
+    /// The region
+    #[arg(skip)]
+    pub region: Option<RegionId>,
     /// Form of log lines
     #[arg(skip)]
     pub log_format: Option<LogFormat>,
@@ -78,7 +88,10 @@ pub fn load(flags: &Flags, environment: &Environment) -> Result<Config, Error> {
 }
 
 fn overlay_flags(config: &mut Config, flags: &Flags) {
-    let Flags { config: _, data, grpc_listen, http_listen, log_format, log_filter } = flags;
+    let Flags { config: _, data, grpc_listen, http_listen, nats, node, region, log_format, log_filter } = flags;
+    config.cluster.nats = nats.clone().unwrap_or_else(|| config.cluster.nats.clone());
+    config.cluster.node = node.clone().unwrap_or_else(|| config.cluster.node.clone());
+    config.region = region.clone().unwrap_or_else(|| config.region.clone());
     config.data = data.clone().unwrap_or_else(|| config.data.clone());
     config.grpc.listen = grpc_listen.unwrap_or(config.grpc.listen);
     config.http.listen = http_listen.unwrap_or(config.http.listen);

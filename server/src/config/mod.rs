@@ -49,6 +49,8 @@ pub struct Config {
     pub http: Http,
     /// The event log.
     pub log: Log,
+    /// More nodes than this one.
+    pub cluster: Cluster,
     /// Actors.
     pub actors: Actors,
     /// Model requests.
@@ -94,6 +96,43 @@ pub struct Log {
     /// How far the log's last time may be ahead of the machine's clock at a start. Since v0.1.
     #[serde(with = "unit::duration")]
     pub clock_ahead_max: Duration,
+}
+
+/// This process as one of several nodes over NATS JetStream.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Cluster {
+    /// Addresses of the NATS servers, with commas between them; empty = one process with an embedded log. Since v0.1.
+    pub nats: String,
+    /// Name of this node, unique in its region. Since v0.1.
+    pub node: String,
+    /// NATS servers that hold the log: 1, 3 or 5. Since v0.1.
+    pub replicas: usize,
+    /// Shards of the region; the same on all nodes, for ever. Since v0.1.
+    pub shards: u32,
+    /// How long a node that is silent keeps its shards; the same on all nodes. Since v0.1.
+    #[serde(with = "unit::duration")]
+    pub lease: Duration,
+    /// User of NATS. Since v0.1.
+    pub user: String,
+    /// Environment variable that holds the user's password; not set there = none is sent. Since v0.1.
+    pub password_env: String,
+    /// File that holds the user's password, instead of the variable. Since v0.1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub password_file: Option<PathBuf>,
+    /// File with a user JWT and its key (`.creds`), instead of user and password. Since v0.1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub credentials_file: Option<PathBuf>,
+    /// Certificates (PEM) to trust beside those of the system. Since v0.1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca_file: Option<PathBuf>,
+}
+
+impl Cluster {
+    /// Whether there are other nodes.
+    pub const fn is_on(&self) -> bool {
+        !self.nats.is_empty()
+    }
 }
 
 /// Actors.
@@ -274,6 +313,7 @@ impl Default for Config {
             grpc: Grpc::default(),
             http: Http::default(),
             log: Log::default(),
+            cluster: Cluster::default(),
             actors: Actors::default(),
             requests: Requests::default(),
             telemetry: Telemetry::default(),
@@ -302,6 +342,23 @@ impl Default for Http {
 impl Default for Log {
     fn default() -> Self {
         Self { segment_bytes: 64 * 1024 * 1024, clock_ahead_max: Duration::from_secs(300) }
+    }
+}
+
+impl Default for Cluster {
+    fn default() -> Self {
+        Self {
+            nats: String::new(),
+            node: String::new(),
+            replicas: 1,
+            shards: 256,
+            lease: Duration::from_millis(1_500),
+            user: "freehold".to_owned(),
+            password_env: environment::NATS_PASSWORD.to_owned(),
+            password_file: None,
+            credentials_file: None,
+            ca_file: None,
+        }
     }
 }
 

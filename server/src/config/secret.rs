@@ -1,8 +1,11 @@
-//! Secrets, and where upstreams' keys are read.
+//! Secrets, and where the keys of upstreams and the password of NATS are read.
 
-use std::{fmt, fs, io, path::PathBuf};
+use std::{
+    fmt, fs, io,
+    path::{Path, PathBuf},
+};
 
-use super::Upstream;
+use super::{Cluster, Upstream};
 
 /// Longest key that is read from a file, bytes.
 const KEY_BYTES_MAX: usize = 16 * 1024;
@@ -29,33 +32,35 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// Why an upstream's key is not there. Texts never hold the key.
+/// Why an upstream's key or the password of NATS is not there. Texts never hold it.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
     /// The environment variable is not set, or empty.
-    #[error("the environment variable {variable} that holds the key of upstream {upstream} is not set")]
+    #[error("the environment variable {variable} that holds the {secret} is not set")]
     Unset {
-        /// The upstream.
-        upstream: String,
+        /// `key of upstream openai`.
+        secret: String,
         /// The variable.
         variable: String,
     },
     /// The file cannot be read.
-    #[error("read {}, which holds the key of upstream {upstream}", path.display())]
+    #[error("read {}, which holds the {secret}", path.display())]
     File {
-        /// The upstream.
-        upstream: String,
+        /// `password of NATS`.
+        secret: String,
         /// The file.
         path: PathBuf,
         /// Why.
         #[source]
         source: io::Error,
     },
-    /// What was read cannot be a key.
-    #[error("the key of upstream {upstream} in {place} is empty, too long, or not visible ASCII")]
+    /// What was read cannot be one.
+    #[error("the {secret} in {place} is empty, too long, or {not_allowed}")]
     Invalid {
-        /// The upstream.
-        upstream: String,
+        /// `key of upstream openai`.
+        secret: String,
+        /// Characters that it must not hold.
+        not_allowed: &'static str,
         /// Variable or file.
         place: String,
     },
@@ -72,25 +77,49 @@ impl Upstream {
     /// # Errors
     /// It says where, and there is no key there.
     pub fn read_api_key(&self) -> Result<Option<Secret>, KeyError> {
-        let upstream = || self.name.clone();
+        let secret = || format!("key of upstream {}", self.name);
         let (text, place) = if let Some(variable) = &self.api_key_env {
             let text = variable_value(variable).filter(|value| !value.is_empty());
-            (
-                text.ok_or_else(|| KeyError::Unset { upstream: upstream(), variable: variable.clone() })?,
-                variable.clone(),
-            )
+            (text.ok_or_else(|| KeyError::Unset { secret: secret(), variable: variable.clone() })?, variable.clone())
         } else if let Some(path) = &self.api_key_file {
-            let unreadable = |source| KeyError::File { upstream: upstream(), path: path.clone(), source };
-            (fs::read_to_string(path).map_err(unreadable)?, path.display().to_string())
+            (read_file(path, secret)?, path.display().to_string())
         } else {
             return Ok(None);
         };
         let key = text.trim();
         if key.is_empty() || key.len() > KEY_BYTES_MAX || !key.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err(KeyError::Invalid { upstream: upstream(), place });
+            let not_allowed = "not visible ASCII";
+            return Err(KeyError::Invalid { secret: secret(), not_allowed, place });
         }
         Ok(Some(Secret::new(key.to_owned())))
     }
+}
+
+impl Cluster {
+    /// Reads the password of NATS; `None` = none is set.
+    ///
+    /// # Errors
+    /// `File`: the named file cannot be read. `Invalid`: what is there cannot be a password.
+    pub fn read_password(&self) -> Result<Option<Secret>, KeyError> {
+        let secret = || "password of NATS".to_owned();
+        let (password, place) = if let Some(path) = &self.password_file {
+            let text = read_file(path, secret)?;
+            (text.trim_end_matches(['\r', '\n']).to_owned(), path.display().to_string())
+        } else if let Some(text) = variable_value(&self.password_env).filter(|value| !value.is_empty()) {
+            (text, self.password_env.clone())
+        } else {
+            return Ok(None);
+        };
+        if password.is_empty() || password.len() > KEY_BYTES_MAX || password.chars().any(char::is_control) {
+            let not_allowed = "has control characters";
+            return Err(KeyError::Invalid { secret: secret(), not_allowed, place });
+        }
+        Ok(Some(Secret::new(password)))
+    }
+}
+
+fn read_file(path: &Path, secret: impl FnOnce() -> String) -> Result<String, KeyError> {
+    fs::read_to_string(path).map_err(|source| KeyError::File { secret: secret(), path: path.to_owned(), source })
 }
 
 #[expect(clippy::disallowed_methods, reason = "the configuration is the one reader of the environment")]

@@ -75,6 +75,9 @@ fn the_example_names_every_key_and_says_its_default() {
         .collect();
     let mut full = load_text(&full.join("\n")).unwrap();
     let dumped = full.to_toml().unwrap();
+    for file in [&mut full.cluster.password_file, &mut full.cluster.credentials_file, &mut full.cluster.ca_file] {
+        assert!(file.take().is_some());
+    }
     for upstream in &mut full.upstreams {
         assert!(upstream.usage_lookup_path.take().is_some() && upstream.ca_file.take().is_some());
         for model in &mut upstream.models {
@@ -178,6 +181,46 @@ fn variables_of_orchestrators_and_of_upstream_keys_are_left_alone() {
     let config = load(&flags, &environment).unwrap();
     let shown = format!("{}{environment:?}{config:?}{:?}", config.to_toml().unwrap(), environment.admin_token());
     assert!(shown.contains("FREEHOLD_SIM_KEY") && !shown.contains("hunter"), "{shown}");
+}
+
+#[test]
+fn the_servers_of_a_cluster_are_addresses_without_credentials_and_its_nodes_have_names() {
+    const NODE: &str = "[cluster]\nnats = \"nats://one:4222, tls://two:4222\"\nnode = \"n-1\"\n";
+    let config = load_text(NODE).unwrap();
+    assert!(config.cluster.is_on());
+    assert_eq!(load_text(&config.to_toml().unwrap()).unwrap(), config);
+    for (old, new, says) in [
+        ("nats://one", "http://one", "line 2: cluster.nats: http://one:4222 is no address; it looks like nats://"),
+        ("nats://one", "nats://fh:hunter2@one", "the address holds credentials; use password_file"),
+        ("n-1", "n 1", "line 3: cluster.node: \"n 1\" is no name"),
+        ("\"n-1\"", "\"\"", "1 to 64 letters, digits, - and _ are needed"),
+        ("\"n-1\"", "\"a\"\nreplicas = 2", "2 is not possible; allowed are 1, 3 and 5"),
+        ("\"n-1\"", "\"a\"\nshards = 0", "0 is out of range; allowed is 1 to 4096"),
+        ("\"n-1\"", "\"a\"\nlease = \"2m\"", "is out of range; allowed is 500ms to 1m"),
+        ("\"n-1\"", "\"a\"\npassword_file = \"a\"\ncredentials_file = \"b\"", "one of them is enough"),
+    ] {
+        let text = error(&NODE.replace(old, new));
+        assert!(text.contains(says) && !text.contains("hunter2"), "{new}: {text}");
+    }
+}
+
+#[test]
+fn the_password_of_nats_is_read_from_its_file_and_never_shown() {
+    let (directory, _) = flags("");
+    let path = directory.path().join("password");
+    let password_env = "FREEHOLD_TEST_NO_SUCH_VARIABLE".to_owned();
+    let mut cluster = Cluster { password_env, ..Cluster::default() };
+    assert_eq!(cluster.read_password().unwrap(), None);
+    cluster.password_file = Some(path.clone());
+    let text = cluster.read_password().unwrap_err().to_string();
+    assert!(text.ends_with("password, which holds the password of NATS"), "{text}");
+    fs::write(&path, "hunter 2\n").unwrap();
+    assert_eq!(cluster.read_password().unwrap().unwrap().expose(), "hunter 2");
+    for wrong in ["\n", "hunter\u{1b}2"] {
+        fs::write(&path, wrong).unwrap();
+        let text = cluster.read_password().unwrap_err().to_string();
+        assert!(text.starts_with("the password of NATS in ") && !text.contains("hunter"), "{text}");
+    }
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The gRPC surface: model requests for applications, administration and the past for operators, reflection (v1 and
+//! The gRPC surface: model requests and events for applications, administration and the past for operators, reflection (v1 and
 //! v1alpha) and health for tools.
 //!
 //! Invariants: an application shows its API key, an operator the admin token, compared in constant time; every error
@@ -6,9 +6,11 @@
 //! `model_path` and the actors.
 
 mod admin;
+mod cluster;
 mod connections;
 pub(crate) mod convert;
 mod episodes;
+mod events;
 mod gateway;
 mod panics;
 pub mod status;
@@ -19,9 +21,11 @@ use std::{sync::Arc, time::Duration};
 use actors_core::tenant::Tenant;
 use actors_shell::{Clock, Ids, Shell};
 use events_journal::EventLog;
-use events_model::DecisionContext;
+use events_model::{DecisionContext, RegionId};
 use proto::{
+    cluster::v1::cluster_server::{self, ClusterServer},
     episode::v1::episodes_server::{self, EpisodesServer},
+    events::v1::events_server::{self, EventsServer},
     gateway::v1::gateway_server::{self, GatewayServer},
     tenant::v1::tenants_server::{self, TenantsServer},
 };
@@ -36,8 +40,13 @@ use tower::{
 };
 
 pub use self::status::DOMAIN;
-use self::{admin::Admin, episodes::Episodes, gateway::Gateway, panics::CatchPanics, tenants::Tenants};
-use crate::{auth::Pepper, metrics::Metrics, model_path::ModelPath, readiness::Readiness, shutdown::Stop};
+use self::{
+    admin::Admin, cluster::Cluster, episodes::Episodes, events::Events, gateway::Gateway, panics::CatchPanics,
+    tenants::Tenants,
+};
+use crate::{
+    auth::Pepper, events::group::Groups, metrics::Metrics, model_path::ModelPath, readiness::Readiness, shutdown::Stop,
+};
 
 /// Most requests at once on one connection.
 const STREAMS_MAX: u32 = 256;
@@ -57,10 +66,16 @@ pub(crate) struct App {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) ids: Arc<dyn Ids>,
     pub(crate) log: Arc<dyn EventLog>,
+    /// The other nodes, if there are any.
+    pub(crate) cluster: Option<Arc<crate::cluster::Cluster>>,
     pub(crate) tenants: Shell<Tenant>,
+    /// Consumer groups at work.
+    pub(crate) groups: Groups,
     pub(crate) projections: crate::platform::Readers,
     pub(crate) pepper: Pepper,
     pub(crate) admin_token: String,
+    /// The region that decides.
+    pub(crate) region: RegionId,
     /// Zone of tenants that are created here.
     pub(crate) zone: String,
     pub(crate) inputs: DecisionContext,
@@ -107,6 +122,8 @@ pub(crate) async fn serve(listener: TcpListener, app: Arc<App>, tasks: TaskTrack
     let admin = Admin::new(&app);
     let tenants = TenantsServer::new(Tenants(Arc::clone(&app))).max_decoding_message_size(bytes_max);
     let episodes = EpisodesServer::new(Episodes(Arc::clone(&app))).max_decoding_message_size(bytes_max);
+    let events = EventsServer::new(Events::new(Arc::clone(&app))).max_decoding_message_size(bytes_max);
+    let cluster = ClusterServer::new(Cluster(Arc::clone(&app))).max_decoding_message_size(bytes_max);
     let gateway = GatewayServer::new(Gateway(app)).max_decoding_message_size(bytes_max);
     let describe = || {
         Builder::configure()
@@ -118,7 +135,9 @@ pub(crate) async fn serve(listener: TcpListener, app: Arc<App>, tasks: TaskTrack
         .add_service(describe().build_v1alpha().map_err(Error::Reflection)?)
         .add_service(health)
         .add_service(gateway)
+        .add_service(events)
         .add_service(InterceptedService::new(tenants, admin.clone()))
+        .add_service(InterceptedService::new(cluster, admin.clone()))
         .add_service(InterceptedService::new(episodes, admin))
         .serve_with_incoming_shutdown(incoming, stop.drain.cancelled_owned())
         .await
@@ -141,7 +160,14 @@ async fn report(reporter: HealthReporter, readiness: Readiness, stop: Stop) {
 
 async fn tell(reporter: &HealthReporter, ready: bool) {
     let status = if ready { ServingStatus::Serving } else { ServingStatus::NotServing };
-    let services = ["", gateway_server::SERVICE_NAME, tenants_server::SERVICE_NAME, episodes_server::SERVICE_NAME];
+    let services = [
+        "",
+        gateway_server::SERVICE_NAME,
+        events_server::SERVICE_NAME,
+        tenants_server::SERVICE_NAME,
+        episodes_server::SERVICE_NAME,
+        cluster_server::SERVICE_NAME,
+    ];
     for service in services {
         reporter.set_service_status(service, status).await;
     }

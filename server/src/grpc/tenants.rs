@@ -6,7 +6,7 @@ use actors_core::{
     plan::{BUILT_IN, built_in},
     tenant::{State, Tenant},
 };
-use actors_shell::{Ask, Decided, Unavailable};
+use actors_shell::{Ask, Decided, Placement as _, Unavailable};
 use events_model::{
     CommitId, KeyId, NanoUsd, Principal, StreamId, TenantId, Version,
     tenant::{Command, Plan},
@@ -92,7 +92,12 @@ impl Tenants {
     }
 
     fn must_exist(&self, tenant: &TenantId) -> Result<(), Status> {
-        let head = self.0.log.head(&StreamId::tenant(tenant)).map_err(|error| failed(&Unavailable::Storage(error)))?;
+        let stream = StreamId::tenant(tenant);
+        if self.0.cluster.as_ref().is_some_and(|cluster| !cluster.is_here(&stream)) {
+            // This node's log may not show it yet; whoever decides knows.
+            return Ok(());
+        }
+        let head = self.0.log.head(&stream).map_err(|error| failed(&Unavailable::Storage(error)))?;
         if head == Version::ZERO {
             return Err(status::plain(Code::NotFound, "NOT_REGISTERED", format!("there is no tenant {tenant}")));
         }

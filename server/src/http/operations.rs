@@ -9,6 +9,10 @@ use serde::Serialize;
 use super::{App, JSON, State, error, with_type};
 use crate::metrics::gauge_value;
 
+/// Consumer groups that metrics show by name; no group's name is `other`, it has a `/` in it.
+const GROUPS_SHOWN_MAX: usize = 50;
+const OTHERS: &str = "other";
+
 #[derive(Serialize)]
 struct Ready<'a> {
     ready: bool,
@@ -49,7 +53,39 @@ fn measure(app: &App) {
     for (name, position) in app.projections.positions() {
         metrics.projection_position.with_label_values(&[name]).set(gauge_value(position.0));
     }
+    measure_groups(app);
     for (kind, live) in [("tenant", app.tenants.stats().live), ("region", app.region.stats().live)] {
         metrics.actors_live.with_label_values(&[kind]).set(i64::try_from(live).unwrap_or(i64::MAX));
+    }
+}
+
+/// Shows the consumer groups with most parked events, then those with most lag; all others as one.
+fn measure_groups(app: &App) {
+    let (metrics, head, now) = (&app.metrics, app.log.head_position(), app.clock.now());
+    for (name, parked) in app.projections.parked() {
+        metrics.projection_parked.with_label_values(&[name]).set(gauge_value(parked));
+    }
+    let mut groups: Vec<_> = app.projections.groups.read(|state, _| {
+        let figures = |(stream, group): (&events_model::StreamId, &projections::groups::Summary)| {
+            let age = group.oldest_parked_at().map_or(0, |at| now.since(at).0 / 1_000_000);
+            let lag = head.0.saturating_sub(group.checkpoint.0);
+            (group.parked(), lag, age, stream.as_str().trim_start_matches("group/").to_owned())
+        };
+        state.page(None).map(figures).collect()
+    });
+    groups.sort_unstable_by(|one, other| other.cmp(one));
+    // Groups change places: those that are not shown any more must not stay as they were.
+    for gauges in [&metrics.group_parked, &metrics.group_oldest_parked, &metrics.group_lag] {
+        gauges.reset();
+    }
+    let others = groups.split_off(groups.len().min(GROUPS_SHOWN_MAX));
+    let rest = others
+        .into_iter()
+        .reduce(|one, other| (one.0.saturating_add(other.0), one.1.max(other.1), one.2.max(other.2), String::new()));
+    let rest = rest.map(|(parked, lag, age, _)| (parked, lag, age, OTHERS.to_owned()));
+    for (parked, lag, age, name) in groups.into_iter().chain(rest) {
+        metrics.group_parked.with_label_values(&[&name]).set(gauge_value(parked));
+        metrics.group_oldest_parked.with_label_values(&[&name]).set(gauge_value(age));
+        metrics.group_lag.with_label_values(&[&name]).set(gauge_value(lag));
     }
 }

@@ -82,6 +82,9 @@ pub enum StartError {
     /// The price book breaks a rule.
     #[error("the price book was refused")]
     PriceBookRefused(#[source] Rejection),
+    /// The process cannot be a node of its cluster.
+    #[error("join the cluster")]
+    Cluster(#[source] crate::cluster::Error),
     /// Two metrics have one name: a mistake in this build.
     #[error("register metrics")]
     Metrics(#[source] prometheus::Error),
@@ -100,6 +103,7 @@ impl StartError {
             Self::Open(OpenError::Io { source, .. }) => io_code(source),
             Self::Read(error) => read_code(error),
             Self::ClockBehind { .. } => Some("E0012"),
+            Self::Cluster(error) => error.code(),
             Self::AdminTokenVariable | Self::AdminToken(auth::secret_file::Error::Malformed { .. }) => Some("E0009"),
             Self::AdminToken(auth::secret_file::Error::Io { source, .. })
             | Self::KeyPepper(auth::secret_file::Error::Io { source, .. }) => io_code(source),

@@ -12,7 +12,13 @@
 
 mod bad_input;
 mod clock;
+mod cluster;
 mod crowd;
+mod events;
+mod events_cli;
+mod events_groups;
+mod events_parked;
+mod events_world;
 mod grpc;
 mod grpc_input;
 mod http;

@@ -194,7 +194,7 @@ impl World {
         Self { directory, simulator, config, platform, key, key_id, client, channel }
     }
 
-    fn bearer(&self) -> Bearer {
+    pub(crate) fn bearer(&self) -> Bearer {
         Bearer(format!("Bearer {}", self.platform.admin_token()).parse().unwrap())
     }
 

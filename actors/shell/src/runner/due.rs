@@ -1,7 +1,7 @@
 //! What an actor does without being asked: what has fallen due, and the sums of its refusals.
 
 use actors_core::Decider;
-use events_model::{CommitId, DecisionContext, EpisodeId, Principal, TimestampUs, tenant::RefusalReason};
+use events_model::{CommitId, DecisionContext, DurationUs, EpisodeId, Principal, TimestampUs, tenant::RefusalReason};
 use tracing::warn;
 
 use super::{Refused, Runner};
@@ -42,6 +42,13 @@ impl<D: Decider> Runner<D> {
         }
     }
 
+    /// How long what falls due waits. Where other nodes are, one of them may have died at any time, and those who can
+    /// find out what it did must have come first.
+    fn grace(&self) -> DurationUs {
+        let settings = &self.environment.settings;
+        if settings.placement.is_some() { micros(settings.overdue_grace) } else { DurationUs(0) }
+    }
+
     /// Does what has fallen due and sums up refusals; false = it could not, try again later.
     pub(super) fn catch_up(&mut self) -> bool {
         let now = self.environment.clock.now();
@@ -50,11 +57,12 @@ impl<D: Decider> Runner<D> {
             return true;
         }
         let mut fine = true;
+        let overdue = TimestampUs(now.0.saturating_sub(self.grace().0));
         if let Some(loaded) = &self.loaded
             && now >= self.due_from
-            && D::next_deadline(&loaded.state).is_some_and(|deadline| deadline <= now)
+            && D::next_deadline(&loaded.state).is_some_and(|deadline| deadline <= overdue)
         {
-            for due in D::due(&loaded.state, now, DUE_PER_TICK_MAX) {
+            for due in D::due(&loaded.state, overdue, DUE_PER_TICK_MAX) {
                 fine &= self.ask_self(due.command, due.commit_id, due.episode_id, DEADLINE);
             }
         }
@@ -90,7 +98,7 @@ impl<D: Decider> Runner<D> {
     /// Sees to it that the actor is woken when it next has something to do.
     pub(super) fn watch_deadline(&mut self, fine: bool) {
         let deadline = self.loaded.as_ref().and_then(|loaded| D::next_deadline(&loaded.state));
-        let deadline = deadline.map(|deadline| deadline.max(self.due_from));
+        let deadline = deadline.map(|deadline| deadline.after(self.grace()).max(self.due_from));
         let refusals = self.refused.keys().next().map(|(second, _)| TimestampUs((second + 1) * 1_000_000));
         let mut next = [deadline, refusals].into_iter().flatten().min().filter(|_| self.is_here());
         if !fine {

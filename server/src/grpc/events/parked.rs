@@ -1,0 +1,210 @@
+//! Dead letters: what no consumer could handle, and what a read model could not apply.
+
+use events_journal::{Direction, EventLog, ReadError};
+use events_model::{
+    Stored as _, StreamId, Version,
+    group::{BATCH_LEN_MAX, Command, Event, Numbered, ParkedDelivery, Place, TEXT_BYTES_MAX},
+};
+use projections::{ParkedEvent, Projection, billing::Billing, groups::Groups, tenants::Tenants};
+use proto::events::v1 as pb;
+use tonic::{Code, Request, Response, Status};
+
+use super::{Answer, Events, access::Who, arguments, errors, status};
+use crate::events::convert;
+
+/// Parked events on a page when nothing is asked for, and at the most.
+const PAGE_DEFAULT: u32 = 100;
+const PAGE_MAX: u32 = 1_000;
+
+/// A parked event as the group's actor holds it.
+#[derive(Debug, Clone, Copy)]
+struct Held {
+    number: u64,
+    place: Place,
+    at_us: u64,
+}
+
+impl Events {
+    pub(super) async fn list_dead(&self, request: Request<pb::ListParkedRequest>) -> Answer<pb::ListParkedResponse> {
+        let (metadata, _, asked) = request.into_parts();
+        let who = self.who(&metadata).await?;
+        let limit = arguments::limit("page_size", asked.page_size, PAGE_DEFAULT, PAGE_MAX)?;
+        let after = match asked.page_token.as_str() {
+            "" => 0,
+            token => token.parse().map_err(|_| status::invalid("page_token", "is not one of ours"))?,
+        };
+        if !asked.projection.is_empty() {
+            return self.list_of_projection(&who, &asked, limit, after);
+        }
+        let group = self.known_group(&who, &asked.tenant, &asked.group, "group")?;
+        let (mut held, count) = self.held(&group, after, limit.saturating_add(1)).await?;
+        let has_more = held.len() > limit;
+        held.truncate(limit);
+        let next_page_token = held.last().filter(|_| has_more).map_or_else(String::new, |held| held.number.to_string());
+        let parked = self.look(move |log| describe(log, &group, &held)).await?;
+        Ok(Response::new(pb::ListParkedResponse { parked, next_page_token, count }))
+    }
+
+    /// So many parked events of a group behind a number, and how many there are.
+    async fn held(&self, group: &StreamId, after: u64, limit: usize) -> Result<(Vec<Held>, u64), Status> {
+        let read = move |state: &actors_core::group::State| {
+            let page = state.parked.range(after.saturating_add(1)..).take(limit);
+            let held = |(number, parked): (&u64, &actors_core::group::Parked)| Held {
+                number: *number,
+                place: parked.place,
+                at_us: parked.at.0,
+            };
+            (page.map(held).collect(), u64::try_from(state.parked.len()).unwrap_or(u64::MAX))
+        };
+        let read = self.app.groups.parts().actors.actor(group).read(read).await;
+        read.map_err(|unavailable| status::unavailable(&unavailable))
+    }
+
+    fn list_of_projection(
+        &self,
+        who: &Who,
+        asked: &pb::ListParkedRequest,
+        limit: usize,
+        after: u64,
+    ) -> Answer<pb::ListParkedResponse> {
+        if who.tenant().is_some() {
+            let why = "read models are the operator's: show the admin token";
+            return Err(status::plain(Code::PermissionDenied, "NOT_YOURS", why));
+        }
+        if !asked.group.is_empty() || !asked.tenant.is_empty() {
+            return Err(status::invalid("projection", "must be empty with a group or a tenant"));
+        }
+        let readers = &self.app.projections;
+        let parked = match asked.projection.as_str() {
+            Tenants::NAME => readers.tenants.parked(),
+            Billing::NAME => readers.billing.parked(),
+            Groups::NAME => readers.groups.parked(),
+            _ => {
+                let known = [Tenants::NAME, Billing::NAME, Groups::NAME].join(", ");
+                return Err(status::invalid("projection", format!("must be one of {known}")));
+            }
+        };
+        let first = usize::try_from(after).unwrap_or(usize::MAX);
+        let page = parked.events.iter().zip(1_u64..).skip(first);
+        let mut page: Vec<_> =
+            page.take(limit.saturating_add(1)).map(|(event, number)| of_model(event, number)).collect();
+        let has_more = page.len() > limit;
+        page.truncate(limit);
+        let next_page_token = page.last().filter(|_| has_more).map_or_else(String::new, |last| last.number.to_string());
+        Ok(Response::new(pb::ListParkedResponse { parked: page, next_page_token, count: parked.count }))
+    }
+
+    pub(super) async fn get_dead(&self, request: Request<pb::GetParkedRequest>) -> Answer<pb::GetParkedResponse> {
+        let (metadata, _, asked) = request.into_parts();
+        let who = self.who(&metadata).await?;
+        let group = self.known_group(&who, &asked.tenant, &asked.group, "group")?;
+        let before = asked.number.checked_sub(1).ok_or_else(|| status::invalid("number", "must be at least 1"))?;
+        let (held, _) = self.held(&group, before, 1).await?;
+        let Some(held) = held.into_iter().find(|held| held.number == asked.number) else {
+            return Err(status::plain(Code::NotFound, "NOT_PARKED", "no event is parked under this number"));
+        };
+        let shown =
+            self.look(move |log| Ok((describe(log, &group, &[held])?, convert::event_at(log, held.place)?))).await?;
+        let (parked, commit) = (shown.0.into_iter().next(), shown.1);
+        Ok(Response::new(pb::GetParkedResponse { parked, commit }))
+    }
+
+    pub(super) async fn redrive(&self, request: Request<pb::ReplayParkedRequest>) -> Answer<pb::ReplayParkedResponse> {
+        let (metadata, _, asked) = request.into_parts();
+        let who = self.who(&metadata).await?;
+        let group = self.known_group(&who, &asked.tenant, &asked.group, "group")?;
+        let limit = batch(&asked.numbers, asked.limit)?;
+        let command = Command::Redrive { numbers: asked.numbers, limit };
+        let decided = self.app.groups.ask(&group, command, who.principal()).await;
+        let (events, view) = decided.map_err(|failure| errors::group(&failure))?;
+        self.app.groups.redriven(&group);
+        Ok(Response::new(pb::ReplayParkedResponse { redriven: moved(&events), parked: view.parked }))
+    }
+
+    pub(super) async fn give_up(&self, request: Request<pb::DropParkedRequest>) -> Answer<pb::DropParkedResponse> {
+        let (metadata, _, asked) = request.into_parts();
+        let who = self.who(&metadata).await?;
+        let group = self.known_group(&who, &asked.tenant, &asked.group, "group")?;
+        let limit = batch(&asked.numbers, asked.limit)?;
+        let reason = asked.reason;
+        if reason.trim().is_empty() || reason.len() > TEXT_BYTES_MAX {
+            return Err(status::invalid("reason", format!("must be given, at most {TEXT_BYTES_MAX} bytes")));
+        }
+        let command = Command::Drop { numbers: asked.numbers, limit, reason };
+        let decided = self.app.groups.ask(&group, command, who.principal()).await;
+        let (events, view) = decided.map_err(|failure| errors::group(&failure))?;
+        Ok(Response::new(pb::DropParkedResponse { dropped: moved(&events), parked: view.parked }))
+    }
+}
+
+fn batch(numbers: &[u64], limit: u32) -> Result<u32, Status> {
+    if numbers.len() > usize::try_from(BATCH_LEN_MAX).unwrap_or(usize::MAX) {
+        return Err(status::invalid("numbers", format!("must be at most {BATCH_LEN_MAX}")));
+    }
+    match limit {
+        0 => Ok(BATCH_LEN_MAX),
+        limit if limit <= BATCH_LEN_MAX => Ok(limit),
+        _ => Err(status::invalid("limit", format!("must be at most {BATCH_LEN_MAX}"))),
+    }
+}
+
+/// How many events a batch has moved.
+fn moved(events: &[Event]) -> u32 {
+    let count = |parked: &Vec<Numbered>| u32::try_from(parked.len()).unwrap_or(u32::MAX);
+    events
+        .iter()
+        .map(|event| match event {
+            Event::Redriven { parked, .. } | Event::Dropped { parked, .. } => count(parked),
+            Event::Created { .. } | Event::Recorded { .. } | Event::Parked { .. } => 0,
+        })
+        .sum()
+}
+
+/// Reads why events were parked from the group's stream; those of one commit are read together.
+fn describe(log: &dyn EventLog, group: &StreamId, held: &[Held]) -> Result<Vec<pb::Parked>, ReadError> {
+    let mut parked = Vec::with_capacity(held.len());
+    let mut rest = held.iter().peekable();
+    while let Some(first) = rest.peek() {
+        let found = log.read_stream(group, Version(first.number), Direction::Forward, 1)?;
+        let Some(recorded) = found.first() else { break };
+        let view = recorded.view()?;
+        let last = view.last_version().0;
+        for (version, event) in (view.first_version..).zip(view.events()) {
+            let undecodable = |source| ReadError::Decode { position: recorded.position, source };
+            let Some(held) = rest.next_if(|held| held.number == version) else { continue };
+            let event = Event::from_payload(event.map_err(undecodable)?.payload).map_err(undecodable)?;
+            if let Event::Parked { delivery, .. } = event {
+                parked.push(of_group(delivery, held));
+            }
+        }
+        // A number that the commit does not hold is one of a damaged state: it is passed over.
+        while rest.next_if(|held| held.number <= last).is_some() {}
+    }
+    Ok(parked)
+}
+
+fn of_group(delivery: ParkedDelivery, held: &Held) -> pb::Parked {
+    let ParkedDelivery { place, stream, kind, error, attempts, consumer_version } = delivery;
+    pb::Parked {
+        number: held.number,
+        position: place.position.0,
+        index: place.index,
+        stream,
+        r#type: kind,
+        error,
+        attempts,
+        consumer_version,
+        parked_at_us: held.at_us,
+    }
+}
+
+fn of_model(event: &ParkedEvent, number: u64) -> pb::Parked {
+    pb::Parked {
+        number,
+        position: event.position.0,
+        stream: event.stream.clone(),
+        r#type: event.kind.clone(),
+        error: event.error.clone(),
+        ..pb::Parked::default()
+    }
+}
