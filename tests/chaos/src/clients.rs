@@ -15,6 +15,18 @@ use crate::dice::Dice;
 /// Longest wait for a whole answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(90);
 
+/// Longest wait for the answer to a short request.
+const KEYED_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// What came of one try.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// An answer of this status.
+    Status(u16),
+    /// None.
+    Broken,
+}
+
 /// What one client does.
 #[derive(Debug, Clone)]
 pub struct Behaviour {
@@ -84,6 +96,31 @@ impl Http {
         let response = self.send(request).await?;
         let status = response.status().as_u16();
         Ok((status, response.into_body().collect().await.context("read the body")?.to_bytes()))
+    }
+
+    /// One short request under an idempotency key; the answer is read to its end.
+    pub async fn keyed_chat(&self, key: &str, idempotency_key: &str) -> Outcome {
+        let ask = async {
+            let body = json!({
+                "model": "sim-small",
+                "messages": [{"role": "user", "content": idempotency_key}],
+                "max_tokens": 8,
+            });
+            let request = Request::post("/v1/chat/completions")
+                .header("host", self.to.to_string())
+                .header("content-type", "application/json")
+                .header("authorization", format!("Bearer {key}"))
+                .header("idempotency-key", idempotency_key)
+                .body(Full::from(body.to_string()))?;
+            let response = self.send(request).await?;
+            let status = response.status().as_u16();
+            response.into_body().collect().await.context("read the body")?;
+            anyhow::Ok(status)
+        };
+        match tokio::time::timeout(KEYED_TIMEOUT, ask).await {
+            Ok(Ok(status)) => Outcome::Status(status),
+            Ok(Err(_)) | Err(_) => Outcome::Broken,
+        }
     }
 
     /// Behaves as told.

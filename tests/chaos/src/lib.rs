@@ -9,7 +9,8 @@
 //! - `child` and `victim`: the program that suffers, and the hand that holds it;
 //! - `shim`: the libraries that record what a power loss leaves, inject faults of the disk and set the clock;
 //! - `crash`, `power`, `faults`: the rounds;
-//! - `system`, `clients`, `money`: the shipped binary under load, and whether its bills are right.
+//! - `system`, `clients`, `money`: the shipped binary under load, and whether its bills are right;
+//! - `nodes`: several of it over NATS.
 
 pub mod checkers;
 pub mod child;
@@ -18,6 +19,7 @@ pub mod crash;
 pub mod dice;
 pub mod faults;
 pub mod money;
+pub mod nodes;
 pub mod plan;
 pub mod power;
 pub mod shim;

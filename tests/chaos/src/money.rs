@@ -1,7 +1,7 @@
 //! The money's checkers: what the log says was used, what the upstream says it billed, and that no budget was ever
 //! exceeded, at any commit.
 
-use std::{collections::BTreeMap, path::Path, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, path::Path, time::Duration};
 
 use actors_core::{
     Decider, invariant,
@@ -120,10 +120,18 @@ fn count(account: &mut Account, event: &Event) {
 /// # Errors
 /// Something stays open.
 pub async fn all_settled(system: &System) -> Result<()> {
+    all_settled_in(&system.data(), system.upstream.http).await
+}
+
+/// The same, for a log and an upstream.
+///
+/// # Errors
+/// Something stays open.
+pub async fn all_settled_in(data: &Path, upstream: SocketAddr) -> Result<()> {
     let wait = async {
         loop {
-            let open = account(&system.data())?.open;
-            let busy = number(&stats(system).await?, "in_flight")?;
+            let open = account(data)?.open;
+            let busy = number(&stats_of(upstream).await?, "in_flight")?;
             if open == 0 && busy == 0 {
                 return Ok(());
             }
@@ -138,7 +146,11 @@ pub async fn all_settled(system: &System) -> Result<()> {
 /// # Errors
 /// It does not answer.
 pub async fn stats(system: &System) -> Result<Value> {
-    let (_, body) = Http::new(system.upstream.http).get("/stats").await?;
+    stats_of(system.upstream.http).await
+}
+
+async fn stats_of(upstream: SocketAddr) -> Result<Value> {
+    let (_, body) = Http::new(upstream).get("/stats").await?;
     serde_json::from_slice(&body).context("read the upstream's counts")
 }
 
@@ -155,14 +167,22 @@ pub fn number(object: &Value, name: &str) -> Result<u64> {
 /// # Errors
 /// They differ, or something is open.
 pub async fn books_agree(system: &System) -> Result<Account> {
-    let account = account(&system.data())?;
-    let stats = stats(system).await?;
+    books_agree_in(&system.data(), system.upstream.http).await
+}
+
+/// The same, for a log and an upstream.
+///
+/// # Errors
+/// They differ, or something is open.
+pub async fn books_agree_in(data: &Path, upstream: SocketAddr) -> Result<Account> {
+    let account = account(data)?;
+    let stats = stats_of(upstream).await?;
     let billed = (number(&stats, "prompt_tokens")?, number(&stats, "completion_tokens")?);
     let settled = (account.prompt_tokens.0, account.completion_tokens.0);
     if billed != settled {
         let mut differing = Vec::new();
         for (request, ours) in &account.by_request {
-            let (status, body) = Http::new(system.upstream.http).get(&format!("/v1/usage/{request}")).await?;
+            let (status, body) = Http::new(upstream).get(&format!("/v1/usage/{request}")).await?;
             let theirs: Value = serde_json::from_slice(&body).unwrap_or_default();
             let theirs =
                 (theirs["prompt_tokens"].as_u64().unwrap_or(0), theirs["completion_tokens"].as_u64().unwrap_or(0));

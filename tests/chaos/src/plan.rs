@@ -218,6 +218,9 @@ pub const fn word(refusal: &Refusal) -> &'static str {
         Refusal::DirectoryRemoved => "removed",
         Refusal::Disk(_) => "disk",
         Refusal::Closed => "closed",
+        Refusal::Fenced => "fenced",
+        Refusal::Unreachable => "unreachable",
+        Refusal::Stopped(_) => "stopped",
     }
 }
 

@@ -14,6 +14,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tokio::time::timeout;
 
@@ -49,12 +50,12 @@ pub struct Process {
     /// Where its HTTP listens.
     pub http: SocketAddr,
     /// Where its gRPC listens, if it does.
-    grpc: Option<SocketAddr>,
+    pub(crate) grpc: Option<SocketAddr>,
 }
 
 impl Process {
     /// Starts a program and waits until it says where it listens, which is its first line when all is ready.
-    async fn start(command: &mut Command) -> Result<Self> {
+    pub(crate) async fn start(command: &mut Command) -> Result<Self> {
         let spawned = command.arg("--json").stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
         let mut child = spawned.context("start the process")?;
         let stdout = child.stdout.take().context("take the output of the process")?;
@@ -74,6 +75,31 @@ impl Process {
         process.http = address("http").with_context(|| format!("find the address in {line:?}"))?;
         process.grpc = address("grpc");
         Ok(process)
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Asks it to end as an operator does, and waits until it has.
+    ///
+    /// # Errors
+    /// It cannot be asked, or ends with an error.
+    pub fn terminate(&mut self) -> Result<()> {
+        self.signal(Signal::TERM)?;
+        let status = self.child.wait().context("wait for the process")?;
+        ensure!(status.success(), "the process ended with {status}");
+        Ok(())
+    }
+
+    /// Sends it a signal.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).context("name the process")?;
+        kill_process(pid, signal).context("signal the process")
     }
 
     /// Ends it at once, as a power button would.
@@ -199,7 +225,7 @@ impl System {
     }
 }
 
-fn configuration(upstream: SocketAddr) -> String {
+pub(crate) fn configuration(upstream: SocketAddr) -> String {
     format!(
         r#"
 [requests]

@@ -1,0 +1,131 @@
+//! Nodes over NATS: killed, stopped, restarted under load; nothing acknowledged is lost, nothing happens twice.
+#![expect(clippy::unwrap_used, reason = "tests may panic, and print what they measured")]
+
+use std::{collections::BTreeSet, path::PathBuf, time::Duration};
+
+use rustix::process::Signal;
+use sha2::{Digest as _, Sha256};
+use tests_chaos::{
+    money::books_agree_in,
+    nodes::{Load, Nodes, compare},
+};
+use tests_kit::nats::NatsServer;
+
+const CLIENTS: usize = 64;
+
+struct Scene {
+    _nats: NatsServer,
+    _folder: tempfile::TempDir,
+    nodes: Nodes,
+    keys: Vec<String>,
+}
+
+impl Scene {
+    async fn new() -> Self {
+        let nats = NatsServer::start().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let nodes = Nodes::start(folder.path(), &nats.url(), (3, 1)).await.unwrap();
+        let keys = (0..16).map(|number| nodes.tenant(&format!("tenant-{number}")).unwrap()).collect();
+        Self { _nats: nats, _folder: folder, nodes, keys }
+    }
+
+    fn load(&self) -> Load {
+        let targets: Vec<_> = self.nodes.nodes.iter().map(|node| node.http).collect();
+        Load::start(CLIENTS, &self.keys, &targets)
+    }
+}
+
+/// The admission's commit id under an idempotency key.
+fn admission_id(key: &str) -> String {
+    let digest = Sha256::digest(key.as_bytes());
+    digest.iter().fold("admit/idem-".to_owned(), |text, byte| format!("{text}{byte:02x}"))
+}
+
+/// Every acknowledged request was admitted exactly once, the same on all nodes.
+fn check(replicas: &[PathBuf], acknowledged: &BTreeSet<String>) -> u64 {
+    let found = compare(replicas).unwrap();
+    let twice: Vec<_> = found.ids.iter().filter(|(_, count)| **count != 1).collect();
+    assert!(twice.is_empty(), "{twice:?}");
+    let ids: BTreeSet<_> = found.ids.keys().map(|(_, id)| id.as_str()).collect();
+    let missing: Vec<_> = acknowledged.iter().filter(|key| !ids.contains(admission_id(key).as_str())).take(5).collect();
+    assert!(missing.is_empty(), "{missing:?} are not in the log");
+    found.commits
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_and_stopped_owners_lose_nothing_and_do_nothing_twice() {
+    let mut scene = Scene::new().await;
+    let load = scene.load();
+    load.more(300).await.unwrap();
+    load.gap();
+    scene.nodes.nodes[0].process.kill().unwrap();
+    load.everybody().await.unwrap();
+    eprintln!("owner killed: a tenant was {:.2} s without an answer", load.gap().as_secs_f64());
+    scene.nodes.restart(0).await.unwrap();
+    load.more(300).await.unwrap();
+    load.gap();
+    // Longer than its lease: others take over, and what it still writes when it wakes is refused.
+    scene.nodes.nodes[1].process.signal(Signal::STOP).unwrap();
+    load.everybody().await.unwrap();
+    eprintln!("owner stopped: a tenant was {:.2} s without an answer", load.gap().as_secs_f64());
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    scene.nodes.nodes[1].process.signal(Signal::CONT).unwrap();
+    load.more(500).await.unwrap();
+    load.everybody().await.unwrap();
+    eprintln!(
+        "owner awake again after more than its lease: a tenant was {:.2} s without an answer",
+        load.gap().as_secs_f64()
+    );
+    let (acknowledged, lost, retries) = load.end().await;
+    scene.nodes.all_settled().await.unwrap();
+    let replicas = scene.nodes.end().unwrap();
+    let account = books_agree_in(&replicas[0], scene.nodes.upstream.http).await.unwrap();
+    eprintln!("admitted {}, recovered {}, expired {}", account.admitted, account.recovered, account.expired);
+    let commits = check(&replicas, &acknowledged);
+    eprintln!("{} requests acknowledged, {retries} retries, {commits} commits on each node", acknowledged.len());
+    assert_eq!(lost, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rolling_restart_under_load_loses_no_request() {
+    let mut scene = Scene::new().await;
+    let load = scene.load();
+    load.more(200).await.unwrap();
+    load.gap();
+    for index in 0..3 {
+        scene.nodes.nodes[index].process.terminate().unwrap();
+        scene.nodes.restart(index).await.unwrap();
+        load.more(200).await.unwrap();
+        load.everybody().await.unwrap();
+    }
+    eprintln!("rolling restart: a tenant was at most {:.2} s without an answer", load.gap().as_secs_f64());
+    let (acknowledged, lost, retries) = load.end().await;
+    scene.nodes.all_settled().await.unwrap();
+    let replicas = scene.nodes.end().unwrap();
+    let account = books_agree_in(&replicas[0], scene.nodes.upstream.http).await.unwrap();
+    eprintln!("admitted {}, recovered {}, expired {}", account.admitted, account.recovered, account.expired);
+    let commits = check(&replicas, &acknowledged);
+    eprintln!("{} requests acknowledged, {retries} retries, {commits} commits on each node", acknowledged.len());
+    assert_eq!(lost, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drained_node_hands_over_all_its_shards_and_goes_on_answering() {
+    let mut scene = Scene::new().await;
+    let load = scene.load();
+    load.more(100).await.unwrap();
+    let drained = scene.nodes.operator(0, &["cluster", "drain", "n3"]).unwrap();
+    assert_eq!(drained["left"], 0);
+    let shards = scene.nodes.operator(1, &["cluster", "shards"]).unwrap();
+    let owners: BTreeSet<_> =
+        shards["shards"].as_array().unwrap().iter().map(|shard| shard["owner"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(owners, BTreeSet::from(["n1".to_owned(), "n2".to_owned()]));
+    load.more(200).await.unwrap();
+    let (acknowledged, lost, _) = load.end().await;
+    scene.nodes.all_settled().await.unwrap();
+    let replicas = scene.nodes.end().unwrap();
+    let account = books_agree_in(&replicas[0], scene.nodes.upstream.http).await.unwrap();
+    eprintln!("admitted {}, recovered {}, expired {}", account.admitted, account.recovered, account.expired);
+    check(&replicas, &acknowledged);
+    assert_eq!(lost, 0);
+}
