@@ -19,7 +19,8 @@ use actors_shell::{
 use bytes::Bytes;
 use events_journal::EventLog as _;
 use events_journal_nats::{
-    ApiError, Credentials, Inbox, Incoming, JetStreamLog, NoReply, OpenError, Options, Ownership, Progress, Requests,
+    ApiError, Credentials, Inbox, Incoming, JetStreamLog, NoReply, OpenError, Options, Ownership, Phase, Progress,
+    Requests,
     lease::{self, Change, Changes, Incarnation, Leases, LiveClock, Node, Owner},
 };
 use events_journal_sled::LocalStore;
@@ -239,7 +240,10 @@ async fn keep(cluster: Arc<Cluster>, mut changes: Changes, told: mpsc::Unbounded
         let (cluster, told) = (Arc::clone(&cluster), told.clone());
         match change {
             Change::Taken { shard, epoch } => {
-                cluster.tasks.clone().spawn(async move { cluster.take(shard, epoch, &told).await });
+                let stop = cluster.stop.clone();
+                cluster.tasks.clone().spawn(async move {
+                    stop.run_until_cancelled(cluster.take(shard, epoch, &told)).await;
+                });
             }
             Change::Lost { shard, epoch, handover } => {
                 cluster.mark(shard, NOT_TAKEN);
@@ -284,15 +288,32 @@ async fn answer(cluster: &Cluster, incoming: Incoming, shells: &Shells) {
 }
 
 impl Cluster {
+    /// Takes a shard, and takes it again when a late write of its former owner has fenced it off, while the lease holds.
     async fn take(&self, shard: u32, epoch: u64, told: &mpsc::UnboundedSender<u32>) {
-        match self.log.take(shard).await {
-            Ok(()) => {
-                self.mark(shard, epoch);
-                // Nobody listens any more at the end.
-                let _gone = told.send(shard);
+        while self.leases.epoch(shard) == Some(epoch) {
+            if let Err(error) = self.log.take(shard).await {
+                // It was lost meanwhile, or the log has ended.
+                info!(shard, epoch, %error, "shard not taken");
+                return;
             }
-            // It was lost meanwhile, or the log has ended.
-            Err(error) => info!(shard, epoch, %error, "shard not taken"),
+            self.mark(shard, epoch);
+            // Nobody listens any more at the end.
+            let _gone = told.send(shard);
+            let Ok(mut phase) = self.log.watch_shard(shard) else { return };
+            let left = phase.wait_for(|phase| matches!(phase, Phase::Lost | Phase::Releasing | Phase::Idle)).await;
+            if !left.is_ok_and(|phase| *phase == Phase::Lost) {
+                return;
+            }
+            warn!(shard, epoch, "a late write of the former owner fenced this node off, the shard is taken again");
+            self.unmark(shard, epoch);
+        }
+    }
+
+    /// Decides nothing for the shard, unless it was taken anew since.
+    fn unmark(&self, shard: u32, epoch: u64) {
+        if let Some(taken) = self.taken.get(shard as usize) {
+            // Another epoch is not this task's.
+            let _other = taken.compare_exchange(epoch, NOT_TAKEN, Ordering::AcqRel, Ordering::Acquire);
         }
     }
 

@@ -5,7 +5,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicUsize, Ordering},
+    atomic::{AtomicU64, AtomicUsize, Ordering},
 };
 
 use actors_core::Decider;
@@ -44,6 +44,8 @@ pub(crate) struct Acknowledger<D: Decider> {
     pub(crate) queue: mpsc::UnboundedReceiver<(u64, Pending<D>)>,
     /// How many commits are in flight, shared with the actor.
     pub(crate) in_flight: Arc<AtomicUsize>,
+    /// Generations of the state below this are void, shared with the actor.
+    pub(crate) voided: Arc<AtomicU64>,
     /// Tells the actor that a generation of its state is void.
     pub(crate) void: Box<dyn Fn(u64) + Send>,
 }
@@ -57,6 +59,10 @@ impl<D: Decider> Acknowledger<D> {
             match pending {
                 Pending::Commit { receipt, commit_id, decided, reply } => {
                     let result = receipt.await;
+                    if !result.as_ref().is_ok_and(|appended| !appended.duplicate) {
+                        // Before the commit counts as ended: the actor must not trust its state in between.
+                        self.voided.fetch_max(generation + 1, Ordering::AcqRel);
+                    }
                     self.in_flight.fetch_sub(1, Ordering::AcqRel);
                     let answer = match result {
                         Ok(appended) if appended.duplicate => {

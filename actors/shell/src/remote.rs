@@ -10,12 +10,14 @@
 use std::{fmt::Debug, pin::Pin, time::Duration};
 
 use actors_core::Decider;
+use events_journal::{AppendError, Refusal};
 use events_model::{
     CommitId, DecisionContext, DurationUs, EpisodeId, PayloadView, Position, Principal, Stored, StreamId, TimestampUs,
     Version,
 };
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep, timeout_at};
+use tracing::debug;
 
 use crate::{
     acknowledge::Answer,
@@ -234,6 +236,10 @@ impl<D: Decider> Handle<D> {
                 }
             };
             match step {
+                // What may have been decided by an earlier try is not denied by a later one.
+                Step::Done(Err(error)) if unknown => {
+                    debug!(%error, "asked again, for an earlier try may have been decided");
+                }
                 Step::Done(answer) => return answer,
                 Step::Again => {}
                 Step::AgainUnknown => unknown = true,
@@ -280,7 +286,7 @@ impl<D: Decider> Handle<D> {
 
 fn step_here<D: Decider>(answer: Answer<D>) -> Step<D> {
     match answer {
-        Err(Unavailable::Elsewhere) => Step::Again,
+        Err(Unavailable::Elsewhere | Unavailable::Aborted(AppendError::Refused(Refusal::Fenced))) => Step::Again,
         answer => Step::Done(answer),
     }
 }

@@ -76,6 +76,8 @@ pub(crate) struct Runner<D: Decider> {
     pub(crate) environment: Arc<Environment>,
     pub(crate) pending: mpsc::UnboundedSender<(u64, Pending<D>)>,
     pub(crate) in_flight: Arc<AtomicUsize>,
+    /// Generations of the state below this are void.
+    voided: Arc<AtomicU64>,
     mailbox: Arc<Mailbox>,
     /// Takes the actor out of the registry; called once, before it ends.
     pub(crate) leave: Option<Box<dyn FnOnce() + Send>>,
@@ -93,17 +95,20 @@ impl<D: Decider> Runner<D> {
         stream: StreamId,
         environment: Arc<Environment>,
         pending: mpsc::UnboundedSender<(u64, Pending<D>)>,
-        in_flight: Arc<AtomicUsize>,
+        (in_flight, voided): (Arc<AtomicUsize>, Arc<AtomicU64>),
         mailbox: Arc<Mailbox>,
         leave: Box<dyn FnOnce() + Send>,
     ) -> Self {
         let last_message = environment.clock.now();
-        let due_from = environment.started_at.after(micros(environment.settings.overdue_grace));
+        // With other nodes about, the stream may have been without any for a while.
+        let began = if environment.settings.placement.is_some() { last_message } else { environment.started_at };
+        let due_from = began.after(micros(environment.settings.overdue_grace));
         Self {
             stream,
             environment,
             pending,
             in_flight,
+            voided,
             mailbox,
             leave: Some(leave),
             loaded: None,
@@ -267,6 +272,10 @@ impl<D: Decider> Runner<D> {
     /// so nothing is loaded then.
     fn load(&mut self) -> Result<(), Unavailable> {
         let in_flight = self.in_flight.load(Ordering::Acquire) > 0;
+        if self.voided.load(Ordering::Acquire) > self.generation {
+            // The word of it waits behind other messages.
+            self.drop_state();
+        }
         if let Some(loaded) = &self.loaded {
             // Where other nodes decide, too, the stream may have gone on without this actor.
             let alone = self.environment.settings.placement.is_none() || in_flight;

@@ -239,6 +239,7 @@ impl<D: Decider> Shell<D> {
         let address = Rim::start_in_arbiter(arbiter, move |context| {
             let (pending, queue) = mpsc::unbounded_channel();
             let in_flight = Arc::new(AtomicUsize::new(0));
+            let voided = Arc::new(AtomicU64::new(0));
             let address = actix::AsyncContext::address(context).downgrade();
             let acknowledger = Acknowledger {
                 stream: stream.clone(),
@@ -246,6 +247,7 @@ impl<D: Decider> Shell<D> {
                 saver: environment.saver.clone(),
                 queue,
                 in_flight: Arc::clone(&in_flight),
+                voided: Arc::clone(&voided),
                 void: Box::new(move |generation| {
                     if let Some(address) = address.upgrade() {
                         address.do_send(Envelope(Message::Void { generation }));
@@ -254,7 +256,7 @@ impl<D: Decider> Shell<D> {
             };
             actix::spawn(acknowledger.run());
             let idle_check = environment.settings.idle_after / 2;
-            let receiver = Box::new(Runner::new(stream, environment, pending, in_flight, shared, leave));
+            let receiver = Box::new(Runner::new(stream, environment, pending, (in_flight, voided), shared, leave));
             Rim { receiver, idle_check }
         });
         Some(Entry { address, mailbox, number })

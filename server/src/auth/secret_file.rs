@@ -82,12 +82,23 @@ pub fn admin_token(directory: &Path) -> Result<Loaded<String>, Error> {
 /// The file cannot be read, written, or holds something else.
 pub fn key_pepper(directory: &Path) -> Result<Loaded<[u8; SECRET_BYTES]>, Error> {
     let path = directory.join(KEY_PEPPER_FILE);
-    let hex = |random: &[u8]| random.iter().map(|byte| format!("{byte:02x}")).collect();
-    let (text, is_new) = load_or_create(&path, hex)?;
+    let (text, is_new) = load_or_create(&path, to_hex)?;
     match from_hex(text.trim()) {
         Some(secret) => Ok(Loaded { secret, is_new }),
         None => Err(Error::Malformed { path, expected: "64 hexadecimal digits" }),
     }
+}
+
+/// Keeps a pepper that came from elsewhere.
+///
+/// # Errors
+/// The file system refuses.
+pub fn save_key_pepper(directory: &Path, secret: &[u8; SECRET_BYTES]) -> Result<(), Error> {
+    save(&directory.join(KEY_PEPPER_FILE), &to_hex(secret))
+}
+
+fn to_hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn from_hex(text: &str) -> Option<[u8; SECRET_BYTES]> {

@@ -142,8 +142,12 @@ impl Config {
     }
 }
 
-/// Whether an upstream takes its key from this variable.
+/// Whether an upstream takes its key, or the cluster its password, from this variable.
 fn named_as_key(layers: &Table, variable: &str) -> bool {
+    let password = layers.get("cluster").and_then(|cluster| cluster.get("password_env")).and_then(Value::as_str);
+    if password == Some(variable) {
+        return true;
+    }
     let upstreams = layers.get("upstreams").and_then(Value::as_array);
     let names = |upstream: &Value| upstream.get("api_key_env").and_then(Value::as_str) == Some(variable);
     upstreams.is_some_and(|upstreams| upstreams.iter().any(names))

@@ -168,8 +168,9 @@ fn variables_are_checked_like_keys_and_named_in_errors() {
 #[test]
 fn variables_of_orchestrators_and_of_upstream_keys_are_left_alone() {
     let upstream = UPSTREAM.replace("name = \"sim\"", "name = \"sim\"\napi_key_env = \"FREEHOLD_SIM_KEY\"");
-    let (_directory, flags) = flags(&upstream);
+    let (_directory, flags) = flags(&format!("[cluster]\npassword_env = \"FREEHOLD_OUR_NATS\"\n{upstream}"));
     let variables = [
+        ("FREEHOLD_OUR_NATS", "hunter1"),
         ("FREEHOLD_SERVICE_HOST", "10.0.0.1"),
         ("FREEHOLD_PORT_7600_TCP", "tcp://10.0.0.1:7600"),
         ("FREEHOLD_SIM_KEY", "hunter2"),

@@ -71,15 +71,20 @@ pub(crate) async fn append_anywhere(
     let attempts = async {
         let mut pause = FORWARD_RETRY_FIRST;
         loop {
+            let before = std::mem::replace(&mut perhaps, true);
             let reply = if placement.is_here(&commit.stream) {
                 match append(log, expected, commit.clone()).await {
                     // It went to another node in this moment.
                     Err(Failure::Append(AppendError::Refused(Refusal::Fenced))) => Reply::Again,
+                    // What an earlier try may have written is not denied by a later one.
+                    Err(Failure::Append(error)) if before && error.outcome() == Outcome::NotWritten => Reply::Unknown,
                     result => return result,
                 }
             } else {
                 ask(placement, &commit.stream, &question).await
             };
+            // A definite answer to this try says nothing of the earlier ones.
+            perhaps = before;
             match reply {
                 Reply::Appended { position, version, duplicate } => {
                     let position = Position(position);

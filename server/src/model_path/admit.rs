@@ -3,9 +3,9 @@
 use actors_core::{
     Decider as _,
     route::Route,
-    tenant::{Effect, Rejection, Tenant, View},
+    tenant::{Rejection, Tenant, View},
 };
-use actors_shell::{Ask, Decided, Handle, Unavailable};
+use actors_shell::{Ask, Handle, Unavailable};
 use events_journal::Outcome as WriteOutcome;
 use events_model::{
     CommitId, DecisionContext, Principal, RequestId, TimestampUs, Tokens,
@@ -70,16 +70,23 @@ impl Work {
                 return Err(Failure::Unavailable(unavailable).into());
             }
         };
-        if decided.duplicate {
-            return Err(duplicate(&decided, submission.request_id));
-        }
-        admitted.view = decided.view;
-        // The rules name the upstream that is called: what they recorded is what happens.
-        let Some(Effect::CallModel { upstream, upstream_model, .. }) = decided.effects.into_iter().next() else {
-            return Err(Failure::Internal { what: "the admission has no effect" }.into());
+        let recorded = decided.events.iter().find_map(recorded);
+        let Some(recorded) = recorded else {
+            return Err(Failure::Internal { what: "the admission has no event" }.into());
         };
-        debug_assert_eq!(upstream, admitted.upstream.settings().name, "the route is the one that was admitted");
-        admitted.upstream_model = upstream_model;
+        // Under this request's own id it was admitted by an earlier try of this very call, whose answer got lost on
+        // the way from another node: nobody else serves it.
+        if decided.duplicate && recorded.request_id != submission.request_id {
+            return Err(Failed::with_view(Failure::Duplicate { first: recorded.request_id }, decided.view));
+        }
+        // The rules name the upstream that is called: what they recorded is what happens.
+        debug_assert_eq!(
+            recorded.upstream,
+            admitted.upstream.settings().name,
+            "the route is the one that was admitted"
+        );
+        admitted.upstream_model = recorded.upstream_model.clone();
+        admitted.view = decided.view;
         Ok(admitted)
     }
 
@@ -206,9 +213,10 @@ fn refused(path: &ModelPath, rejection: Rejection, view: View) -> Failed {
     Failed::with_view(Failure::Rejected(rejection), view)
 }
 
-fn duplicate(decided: &Decided<Tenant>, request_id: RequestId) -> Failed {
-    let first = decided.events.iter().find_map(|event| match event {
-        Event::RequestAdmitted { request, .. } => Some(request.request_id),
+/// The admission that an event records.
+fn recorded(event: &Event) -> Option<&AdmitRequest> {
+    match event {
+        Event::RequestAdmitted { request, .. } => Some(request),
         Event::TenantRegistered { .. }
         | Event::ApiKeyIssued { .. }
         | Event::ApiKeyRevoked { .. }
@@ -219,8 +227,7 @@ fn duplicate(decided: &Decided<Tenant>, request_id: RequestId) -> Failed {
         | Event::RequestSettled { .. }
         | Event::ReservationExpired { .. }
         | Event::RequestsRefused { .. } => None,
-    });
-    Failed::with_view(Failure::Duplicate { first: first.unwrap_or(request_id) }, decided.view)
+    }
 }
 
 #[cfg(test)]

@@ -261,8 +261,14 @@ pub(crate) async fn settle(parts: &Parts, recording: &Recording, settlement: Set
             Ok(Err(rejected)) => refused(rejected.rejection),
             Err(Unavailable::Closed) => Lost::GivenUp,
             Err(error) => {
-                // While the log refuses nothing expires either, so there is no reason to give up what is known.
-                let refuses = matches!(error, Unavailable::Refusing(_) | Unavailable::Aborted(_));
+                // While the log refuses, or nobody decides, nothing expires either, so there is no reason to give up what is known.
+                let refuses = matches!(
+                    error,
+                    Unavailable::Refusing(_)
+                        | Unavailable::Aborted(_)
+                        | Unavailable::Elsewhere
+                        | Unavailable::Unreachable
+                );
                 let until = if refuses { TimestampUs(u64::MAX) } else { recording.deadline };
                 if !wait(parts, until, pause).await {
                     let error = chain(&error, TEXT_BYTES_MAX);

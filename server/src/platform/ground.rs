@@ -99,8 +99,10 @@ impl Ground {
         let opened = Opened::open(config, &self.store).await.map_err(StartError::Cluster)?;
         // What one node issues, all must accept.
         let pepper = opened.share("key-pepper", &self.pepper_bytes).await.map_err(StartError::Cluster)?;
-        self.pepper =
-            Pepper::new(&pepper.try_into().map_err(|_| StartError::Cluster(cluster::Error::Secret("pepper")))?);
+        let pepper = pepper.try_into().map_err(|_| StartError::Cluster(cluster::Error::Secret("pepper")))?;
+        // Keys are lost with the pepper, so every node keeps it.
+        secret_file::save_key_pepper(&config.data, &pepper).map_err(StartError::KeyPepper)?;
+        self.pepper = Pepper::new(&pepper);
         if !self.is_token_given {
             let token = opened.share("admin-token", self.admin_token.as_bytes()).await.map_err(StartError::Cluster)?;
             let token = String::from_utf8(token).ok().filter(|token| secret_file::is_admin_token(token));

@@ -53,7 +53,8 @@ impl<D: Decider> Runner<D> {
     pub(super) fn catch_up(&mut self) -> bool {
         let now = self.environment.clock.now();
         if !self.is_here() {
-            // Whoever decides for the stream does it.
+            // Whoever decides for the stream does it; if it comes back here, others may know more first.
+            self.due_from = self.environment.clock.now().after(micros(self.environment.settings.overdue_grace));
             return true;
         }
         let mut fine = true;
