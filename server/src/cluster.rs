@@ -17,6 +17,7 @@ use actors_shell::{
     remote::{self, Forwarded},
 };
 use bytes::Bytes;
+use chrono::DateTime;
 use events_journal::EventLog as _;
 use events_journal_nats::{
     ApiError, Credentials, Inbox, Incoming, JetStreamLog, NoReply, OpenError, Options, Ownership, Phase, Progress,
@@ -37,6 +38,8 @@ const QUESTIONS_MAX: usize = 4_096;
 const DRAIN_QUESTION: &[u8] = b"\0drain";
 /// Longest wait for other nodes to take over what this one hands over.
 pub(crate) const HANDOVER_WAIT: Duration = Duration::from_secs(10);
+/// How far a node's clock may be from the servers' at its start: deadlines and limits of one node are judged by others.
+const CLOCK_SKEW_MAX: Duration = Duration::from_secs(5);
 /// How often a node that waits for another one's reply looks whether a third has taken over.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Longest wait, at the end, for what is done for other nodes.
@@ -61,6 +64,17 @@ pub enum Error {
     /// Nothing can be listened to.
     #[error("listen to other nodes")]
     Listen(#[source] ApiError),
+    /// This machine's clock and the servers' differ.
+    #[error("this machine's clock is {} s {direction} that of the NATS servers ({theirs}); {} s are allowed",
+        by.as_secs(), CLOCK_SKEW_MAX.as_secs())]
+    ClockSkew {
+        /// How much, at least.
+        by: Duration,
+        /// `ahead of` or `behind`.
+        direction: &'static str,
+        /// What the servers say.
+        theirs: String,
+    },
     /// A secret that the first node shared is not one.
     #[error("the {0} that the nodes share is not readable")]
     Secret(&'static str),
@@ -73,6 +87,7 @@ impl Error {
             Self::Password(_) => Some(KeyError::CODE),
             Self::Log(error) => log_code(error),
             Self::Lease(error) => lease_code(error),
+            Self::ClockSkew { .. } => Some("E0021"),
             Self::Listen(_) | Self::Secret(_) => None,
         }
     }
@@ -174,6 +189,25 @@ impl Opened {
         let (replica, checkpoints) = (Arc::new(store.clone()), Arc::new(store.clone()));
         let log = JetStreamLog::open(options(config)?, replica, checkpoints, Handle::current()).await;
         Ok(Self { log: log.map_err(Error::Log)? })
+    }
+
+    /// Compares this machine's clock with that of the servers, which all nodes share.
+    pub(crate) async fn check_clock(&self, wall: fn() -> TimestampUs) -> Result<(), Error> {
+        let options = self.log.options();
+        let before = wall();
+        let theirs = lease::server_time(&self.log.client(), (&options.region, options.replicas), &options.node).await;
+        let theirs = theirs.map_err(Error::Lease)?;
+        let after = wall();
+        // A time that cannot be read is no reason to stay away.
+        let Ok(time) = DateTime::parse_from_rfc3339(&theirs) else { return Ok(()) };
+        let at = u64::try_from(time.timestamp_micros()).unwrap_or(0);
+        let (ahead, behind) = (before.0.saturating_sub(at), at.saturating_sub(after.0));
+        let skew = Duration::from_micros(ahead.max(behind));
+        if skew <= CLOCK_SKEW_MAX {
+            return Ok(());
+        }
+        let direction = if ahead > 0 { "ahead of" } else { "behind" };
+        Err(Error::ClockSkew { by: skew, direction, theirs })
     }
 
     /// The secret that all nodes of the region have.

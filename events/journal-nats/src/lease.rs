@@ -42,7 +42,7 @@ pub use self::{
     error::Error,
     limit::{NODE_NAME_BYTES_MAX, NODE_TEXT_BYTES_MAX, NODES_MAX, TTL_DEFAULT, TTL_MAX, TTL_MIN},
     record::{Incarnation, NodeState},
-    share::share,
+    share::{server_time, share},
 };
 use self::{
     bucket::Bucket,

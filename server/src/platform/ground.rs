@@ -97,6 +97,7 @@ impl Ground {
     /// Makes this process a node: the log is the region's, its local store a replica of it.
     pub(super) async fn join(&mut self, config: &Config) -> Result<Joined, StartError> {
         let opened = Opened::open(config, &self.store).await.map_err(StartError::Cluster)?;
+        opened.check_clock(LiveClock::wall).await.map_err(StartError::Cluster)?;
         // What one node issues, all must accept.
         let pepper = opened.share("key-pepper", &self.pepper_bytes).await.map_err(StartError::Cluster)?;
         let pepper = pepper.try_into().map_err(|_| StartError::Cluster(cluster::Error::Secret("pepper")))?;

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ffi::OsString,
     fs,
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
@@ -96,6 +97,26 @@ impl Nodes {
             .arg(data)
             .env("FREEHOLD_NATS_PASSWORD", PASSWORD);
         Process::start(&mut serve).await
+    }
+
+    /// Tries to start one more node with this in its environment; returns what it says while it refuses.
+    ///
+    /// # Errors
+    /// It starts.
+    pub fn refused(&self, folder: &Path, environment: Vec<(&'static str, OsString)>) -> Result<String> {
+        let mut serve = Command::new(&self.binary);
+        serve
+            .args(["serve", "--nats", &self.nats, "--node", "refused", "--region", "eu"])
+            .args(["--grpc-listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0", "--log-filter", "error"])
+            .arg("--config")
+            .arg(&self.configuration)
+            .arg("--data")
+            .arg(folder.join("refused"))
+            .env("FREEHOLD_NATS_PASSWORD", PASSWORD)
+            .envs(environment);
+        let output = serve.output().context("run the node")?;
+        ensure!(!output.status.success(), "the node started");
+        Ok(String::from_utf8_lossy(&output.stderr).into_owned())
     }
 
     /// Starts a node that has ended again, at the same addresses.

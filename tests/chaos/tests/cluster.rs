@@ -8,6 +8,7 @@ use sha2::{Digest as _, Sha256};
 use tests_chaos::{
     money::books_agree_in,
     nodes::{Load, Nodes, compare},
+    shim,
 };
 use tests_kit::nats::NatsServer;
 
@@ -128,4 +129,15 @@ async fn a_drained_node_hands_over_all_its_shards_and_goes_on_answering() {
     eprintln!("admitted {}, recovered {}, expired {}", account.admitted, account.recovered, account.expired);
     check(&replicas, &acknowledged);
     assert_eq!(lost, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_whose_clock_is_wrong_is_refused_with_the_reason() {
+    let nats = NatsServer::start().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let mut nodes = Nodes::start(folder.path(), &nats.url(), (1, 1)).await.unwrap();
+    let ahead = shim::clock_ahead(folder.path(), Duration::from_secs(3_600)).unwrap();
+    let text = nodes.refused(folder.path(), ahead).unwrap();
+    assert!(text.contains("[E0021]") && text.contains("ahead of that of the NATS servers"), "{text}");
+    nodes.end().unwrap();
 }

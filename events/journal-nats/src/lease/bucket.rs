@@ -134,6 +134,24 @@ impl Bucket {
         Err(Error::Api { bucket: self.name.clone(), source })
     }
 
+    /// Writes an empty value and reads when the servers say that was, RFC 3339.
+    pub(crate) async fn stamp(&self, key: &str) -> Result<String, Error> {
+        #[derive(serde::Deserialize)]
+        struct Message {
+            time: String,
+        }
+        #[derive(serde::Deserialize)]
+        struct Got {
+            message: Message,
+        }
+        let failed = |source: ApiError| Error::Api { bucket: self.name.clone(), source };
+        let (client, subject) = (&self.leader.client, format!("{}{key}", self.prefix));
+        let ack: Ack = api::request(client, &subject, (Bytes::new(), None), self.wait).await.map_err(failed)?;
+        let what = format!("STREAM.MSG.GET.{}", self.leader.stream);
+        let got: Got = api::ask(client, &what, &json!({ "seq": ack.seq }), self.wait).await.map_err(failed)?;
+        Ok(got.message.time)
+    }
+
     fn compare(&self, stored: &Stored, asked: &Meta) -> Result<(), Error> {
         let found: Meta = serde_json::from_slice(&stored.payload).map_err(|error| Error::Unreadable {
             bucket: self.name.clone(),

@@ -1,4 +1,5 @@
-//! Secrets that all nodes of a region share: the first node's are kept beside the leases, the others take them.
+//! What nodes learn from the servers beside leases: secrets that all of a region share (the first node's are kept there,
+//! the others take them), and what time it is.
 
 use async_nats::Client;
 use bytes::Bytes;
@@ -21,4 +22,15 @@ pub async fn share(
     let bucket = Bucket::new(client, region, READ_WAIT);
     bucket.ensure(replicas).await?;
     bucket.share(&format!("secret.{name}"), Bytes::copy_from_slice(mine)).await
+}
+
+/// The time at the servers, RFC 3339: they stamp a message, and it is read back.
+///
+/// # Errors
+/// - `ForeignBucket`: nothing was changed.
+/// - `Api`: the servers do not answer, or refuse.
+pub async fn server_time(client: &Client, (region, replicas): (&RegionId, usize), node: &str) -> Result<String, Error> {
+    let bucket = Bucket::new(client, region, READ_WAIT);
+    bucket.ensure(replicas).await?;
+    bucket.stamp(&format!("clock.{node}")).await
 }
