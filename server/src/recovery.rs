@@ -94,7 +94,7 @@ pub(crate) async fn run(path: ModelPath, readers: Readers, started_at: Timestamp
 }
 
 /// Where other nodes serve requests, too: settles what is still open at its deadline, by when whoever served it has
-/// given up, for all tenants that are decided here. Never ends by itself; `taken` tells of tenants that came here.
+/// given up, for all tenants that are decided here. Ends with `taken`, which tells of tenants that came here.
 pub(crate) async fn sweep(
     path: ModelPath,
     readers: Readers,
@@ -105,8 +105,10 @@ pub(crate) async fn sweep(
     let in_work = Arc::new(Mutex::new(HashSet::new()));
     let slots = Arc::new(Semaphore::new(LOOKUPS_MAX));
     loop {
-        // Whichever comes first; without a sender there is only the time.
-        drop(timeout(SWEEP_EVERY, taken.recv()).await);
+        if matches!(timeout(SWEEP_EVERY, taken.recv()).await, Ok(None)) {
+            // The leases were closed: nothing is decided here any more.
+            return;
+        }
         while taken.try_recv().is_ok() {}
         let here = |stream: &StreamId| cluster.is_here(stream);
         let streams: Vec<_> =
