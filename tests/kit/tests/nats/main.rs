@@ -73,7 +73,7 @@ fn serves_freehold_and_protects_its_log(server: &NatsServer, region: &str, repli
     let consumer = json!({ "stream_name": stream, "config": { "name": "follower", "ack_policy": "none" } });
     let create_consumer = format!("$JS.API.CONSUMER.CREATE.{stream}.follower");
     assert_eq!(client.ask(&create_consumer, consumer.to_string().as_bytes())["num_pending"], 2);
-    let next = client.request(&format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.follower"), b"").unwrap();
+    let next = client.request_heard(&format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.follower"), b"").unwrap();
     assert_eq!(next, b"first");
 
     // Leases.
@@ -85,7 +85,7 @@ fn serves_freehold_and_protects_its_log(server: &NatsServer, region: &str, repli
     });
     assert!(create(&mut client, &bucket)["error"].is_null());
     assert_eq!(client.ask(&format!("$KV.FH_LEASES_{region_upper}.7"), b"node a")["seq"], 1);
-    let read = client.request(&format!("$JS.API.DIRECT.GET.KV_FH_LEASES_{region_upper}"), br#"{"seq": 1}"#).unwrap();
+    let read = client.request_heard(&format!("$JS.API.DIRECT.GET.KV_FH_LEASES_{region_upper}"), br#"{"seq": 1}"#).unwrap();
     assert_eq!(read, b"node a");
 
     // A command to the owner of a shard, which is another connection of the same user.
@@ -94,7 +94,7 @@ fn serves_freehold_and_protects_its_log(server: &NatsServer, region: &str, repli
     owner.subscribe(&command).unwrap();
     let asked = thread::scope(|scope| {
         scope.spawn(|| owner.answer(b"done").unwrap());
-        client.request(&command, b"do it")
+        client.request_heard(&command, b"do it")
     });
     assert_eq!(asked.unwrap(), b"done");
 
