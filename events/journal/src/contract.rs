@@ -1,6 +1,8 @@
 //! The contract of `EventLog` as tests that any engine runs: every property is a function that is given a fresh
 //! log and panics where the engine breaks its promise.
 //!
+//! Calls are ordered within a tenant alone: a log may keep tenants in several shards, which are written side by side.
+//!
 //! What needs a failing disk (`Unknown`, refusals, going on afterwards) and what needs a killed process is shown
 //! for the local store by `tests-chaos`; nothing here depends on time or on how an engine works.
 #![expect(
@@ -30,25 +32,10 @@ type Property = fn(&Arc<dyn EventLog>);
 
 /// Runs every property, each on a fresh and empty log of its own.
 pub fn run_all(open: &mut dyn FnMut() -> Arc<dyn EventLog>) {
-    run_sharded(open);
-    for property in IN_THE_ORDER_OF_CALLS {
-        property(&open());
-    }
-}
-
-/// Runs the properties of a log whose streams lie in several shards: all but those that compare the positions of
-/// appends to different streams with the order of their calls.
-pub fn run_sharded(open: &mut dyn FnMut() -> Arc<dyn EventLog>) {
     for property in PROPERTIES {
         property(&open());
     }
 }
-
-const IN_THE_ORDER_OF_CALLS: &[Property] = &[
-    append::appends_that_do_not_wait_are_ordered_by_their_calls,
-    append::what_was_built_on_a_failed_append_conflicts,
-    read::random_work_gives_the_answers_of_the_memory_log,
-];
 
 const PROPERTIES: &[Property] = &[
     append::the_first_commit_has_position_one_and_later_ones_follow,
@@ -56,6 +43,8 @@ const PROPERTIES: &[Property] = &[
     append::a_wrong_expected_version_is_a_conflict_and_writes_nothing,
     append::the_same_commit_id_answers_the_first_place_whatever_is_expected,
     append::the_same_commit_id_in_another_stream_is_another_commit,
+    append::appends_of_a_tenant_that_do_not_wait_are_ordered_by_their_calls,
+    append::what_was_built_on_a_failed_append_conflicts,
     append::a_first_version_that_does_not_follow_is_invalid,
     append::a_commit_without_events_is_invalid,
     append::the_largest_commits_are_accepted_and_one_beyond_is_invalid,
@@ -72,6 +61,7 @@ const PROPERTIES: &[Property] = &[
     read::filters_pass_exactly_what_matches,
     read::an_episode_is_read_in_log_order_across_streams,
     read::a_commit_is_found_by_its_id_in_its_stream_alone,
+    read::random_work_of_a_tenant_gives_the_answers_of_the_memory_log,
     concurrent::many_threads_keep_every_stream_contiguous,
     concurrent::racing_retries_are_written_once,
     concurrent::the_watched_head_only_rises_and_is_always_readable,

@@ -37,11 +37,11 @@ fn three_servers_keep_the_contract() {
 }
 
 #[test]
-fn many_shards_keep_the_contract_of_shards_on_one_server_and_on_three() {
+fn many_shards_keep_the_contract_on_one_server_and_on_three() {
     let server = NatsServer::start().unwrap();
     let cluster = NatsCluster::start(3).unwrap();
     for world in [World::of_one(&server), World::of_three(&cluster)] {
-        contract::run_sharded(&mut || world.open_memory(&Options { shards: 16, ..world.fresh() }));
+        contract::run_all(&mut || world.open_memory(&Options { shards: 16, ..world.fresh() }));
     }
 }
 

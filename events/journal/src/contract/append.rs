@@ -8,7 +8,7 @@ use events_model::{
     id::COMMIT_ID_BYTES_MAX,
 };
 
-use super::fixture::{append, bytes, call, commit, encoded, fill, positions, read_all, settle, tenant};
+use super::fixture::{append, bytes, call, commit, encoded, fill, positions, read_all, saga, settle, tenant};
 use crate::{
     error::{AppendError, Outcome},
     log::{Appended, Direction, EventLog, Filter, Health, Receipt},
@@ -218,8 +218,8 @@ pub fn the_longest_identifiers_are_kept(log: &Log) {
 }
 
 /// An actor appends on top of what is not durable yet; the receipts come true in the order of the calls.
-pub fn appends_that_do_not_wait_are_ordered_by_their_calls(log: &Log) {
-    let streams = ["acme", "bell", "cobb"].map(tenant);
+pub fn appends_of_a_tenant_that_do_not_wait_are_ordered_by_their_calls(log: &Log) {
+    let streams = ["one", "two", "three"].map(saga);
     let commits: Vec<_> = (0..1_000_u64)
         .map(|n| {
             let stream = &streams[usize::try_from(n % 3).unwrap()];
@@ -236,7 +236,7 @@ pub fn appends_that_do_not_wait_are_ordered_by_their_calls(log: &Log) {
 
 /// A failure takes down all that was decided on top of it, and nothing else.
 pub fn what_was_built_on_a_failed_append_conflicts(log: &Log) {
-    let (acme, bell) = (tenant("acme"), tenant("bell"));
+    let (acme, bell) = (saga("one"), saga("two"));
     let good = [
         commit(&acme, Version(1), "a-1", 1, 50),
         commit(&bell, Version(1), "b-1", 1, 50),

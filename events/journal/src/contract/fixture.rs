@@ -65,6 +65,11 @@ pub fn tenant(name: &str) -> StreamId {
     StreamId::tenant(&TenantId::new(name).unwrap())
 }
 
+/// One of the streams of the tenant `acme`, all of which lie in one shard.
+pub fn saga(name: &str) -> StreamId {
+    StreamId::new(&format!("saga/acme/{name}")).unwrap()
+}
+
 /// Waits for a future on this thread, at most `WAIT_MAX` between two wake-ups; needs no runtime.
 pub fn settle<F: Future>(future: F) -> F::Output {
     struct Bell(mpsc::Sender<()>);

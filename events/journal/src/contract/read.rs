@@ -7,7 +7,7 @@ use events_model::{Commit, CommitId, EpisodeId, Position, StreamId, TenantId, Ve
 use super::{
     durable::same_answers,
     fixture::{
-        COUNTED, HAPPENED, Noise, append, bytes, call, commit, encoded, fill, positions, read_all, settle, tenant,
+        COUNTED, HAPPENED, Noise, append, bytes, call, commit, encoded, fill, positions, read_all, saga, settle, tenant,
     },
 };
 use crate::{
@@ -209,7 +209,7 @@ pub fn a_commit_is_found_by_its_id_in_its_stream_alone(log: &Log) {
 
 /// Seeded appends, right and wrong, in pipelines of random lengths, give the answers of the reference, and so do
 /// all reads afterwards.
-pub fn random_work_gives_the_answers_of_the_memory_log(log: &Log) {
+pub fn random_work_of_a_tenant_gives_the_answers_of_the_memory_log(log: &Log) {
     const STREAMS: u64 = 6;
     const SEED: u64 = 20_250_719;
     let mut noise = Noise::new(&["random work"], SEED);
@@ -217,7 +217,7 @@ pub fn random_work_gives_the_answers_of_the_memory_log(log: &Log) {
     for batch in 0..60 {
         let mut heads = [0; STREAMS as usize].map(Version);
         for (stream, head) in (0..STREAMS).zip(&mut heads) {
-            *head = reference.head(&tenant(&format!("t-{stream}"))).unwrap();
+            *head = reference.head(&saga(&format!("s-{stream}"))).unwrap();
         }
         let mut receipts = Vec::new();
         for _ in 0..=noise.below(20) {
@@ -228,7 +228,7 @@ pub fn random_work_gives_the_answers_of_the_memory_log(log: &Log) {
             let events = 1 + usize::try_from(noise.below(4)).unwrap();
             let size = usize::try_from(noise.below(3_000)).unwrap();
             let id = format!("c-{}", noise.below(400));
-            let mut commit = commit(&tenant(&format!("t-{number}")), version, &id, events, size);
+            let mut commit = commit(&saga(&format!("s-{number}")), version, &id, events, size);
             commit.episode_id = EpisodeId::from_bytes([u8::try_from(noise.below(9)).unwrap(); 16]);
             *head = head.plus(Version(events as u64));
             receipts.push((call(log, commit.clone()), call(&reference, commit)));
