@@ -1,9 +1,10 @@
-//! Given a past, when a command, then these events: tests of deciders speak the domain. Also fixtures, and real NATS
-//! servers.
+//! Given a past, when a command, then these events: tests of deciders speak the domain. Also fixtures, real NATS
+//! servers, and a network to break between them and who uses them.
 //!
 //! A dev-dependency only; it panics where a test should fail.
 
 pub mod nats;
+pub mod proxy;
 pub mod tenant;
 
 use actors_core::{Context, Decider, fold};

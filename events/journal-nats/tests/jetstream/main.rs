@@ -7,5 +7,4 @@ mod fencing;
 mod follower;
 mod kit;
 mod outage;
-mod proxy;
 mod refusals;

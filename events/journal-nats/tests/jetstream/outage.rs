@@ -17,12 +17,12 @@ use events_journal::{
 use events_journal_nats::{JetStreamLog, Options, subject::stream_name};
 use events_model::{Position, Version};
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
-use tests_kit::nats::{NatsCluster, NatsServer};
-
-use crate::{
-    kit::{WAIT_MAX, World, all, append, assert_exactly_once, persist},
-    proxy::Proxy,
+use tests_kit::{
+    nats::{NatsCluster, NatsServer},
+    proxy::{Proxy, Traffic, Way},
 };
+
+use crate::kit::{WAIT_MAX, World, all, append, assert_exactly_once, persist};
 
 const SEED: u64 = 20_261_120;
 const WRITERS: usize = 8;
@@ -118,7 +118,7 @@ fn a_stream_leader_that_is_killed_under_load_loses_and_repeats_nothing() {
 
 /// An engine behind a proxy, with one commit in its stream.
 fn behind_a_proxy(server: &NatsServer) -> (World, Proxy, Options, Arc<JetStreamLog>) {
-    let proxy = Proxy::before(server.port());
+    let proxy = Proxy::before(server.port()).unwrap();
     let world = World::of_one(server);
     let options = Options { servers: vec![proxy.url()], ..world.fresh() };
     let log = world.open_memory(&options);
@@ -130,13 +130,14 @@ fn behind_a_proxy(server: &NatsServer) -> (World, Proxy, Options, Arc<JetStreamL
 fn a_group_whose_acknowledgement_is_lost_is_found_and_not_published_again() {
     let server = NatsServer::start().unwrap();
     let (world, proxy, options, log) = behind_a_proxy(&server);
-    proxy.swallow_to_client();
+    proxy.set(Way::ToClient, Traffic::Swallow);
     let receipt = log.append(Version(1), contract::commit(&tenant("acme"), Version(2), "lost", 1, 60));
     let start = now();
     while world.messages(&options) < 2 {
         assert!(start.elapsed() < WAIT_MAX);
     }
     proxy.cut();
+    proxy.heal();
     let appended = contract::settle(receipt).unwrap();
     assert_eq!((appended.position, appended.duplicate), (Position(2), false));
     assert_eq!(append(&*log, "acme", 3, "next").unwrap().position, Position(3));
@@ -147,12 +148,13 @@ fn a_group_whose_acknowledgement_is_lost_is_found_and_not_published_again() {
 fn a_group_that_never_arrived_is_published_again() {
     let server = NatsServer::start().unwrap();
     let (world, proxy, options, log) = behind_a_proxy(&server);
-    proxy.swallow_to_server();
+    proxy.set(Way::ToServer, Traffic::Swallow);
     let receipts: Vec<_> = (2..=5)
         .map(|n| log.append(Version(n - 1), contract::commit(&tenant("acme"), Version(n), &format!("c-{n}"), 1, 60)))
         .collect();
     assert_eq!(world.messages(&options), 1);
     proxy.cut();
+    proxy.heal();
     for (position, receipt) in (2..).zip(receipts) {
         assert_eq!(contract::settle(receipt).unwrap().position, Position(position));
     }

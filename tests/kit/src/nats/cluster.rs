@@ -22,11 +22,24 @@ impl NatsCluster {
     /// # Errors
     /// There is no binary, the size is impossible, or a server does not start.
     pub fn start(nodes: usize) -> Result<Self, Error> {
+        Self::start_with(nodes, &[])
+    }
+
+    /// The same with servers that do not tell their clients of each other, for clients that must not find a way around
+    /// a proxy.
+    ///
+    /// # Errors
+    /// See `start`.
+    pub fn start_unadvertised(nodes: usize) -> Result<Self, Error> {
+        Self::start_with(nodes, &["--no_advertise"])
+    }
+
+    fn start_with(nodes: usize, arguments: &[&str]) -> Result<Self, Error> {
         if !(NODES_MIN..=NODES_MAX).contains(&nodes) {
             return Err(Error::Size { nodes });
         }
         attempt(|| {
-            let mut cluster = Self { nodes: launch(nodes)? };
+            let mut cluster = Self { nodes: launch(nodes, arguments)? };
             for node in &mut cluster.nodes {
                 node.wait_healthy(READY_WITHIN)?;
             }
@@ -97,7 +110,7 @@ impl NatsCluster {
     }
 }
 
-fn launch(nodes: usize) -> Result<Vec<NatsServer>, Error> {
+fn launch(nodes: usize, arguments: &[&str]) -> Result<Vec<NatsServer>, Error> {
     let routes = (0..nodes).map(|_| ports::reserve()).collect::<Result<Vec<_>, _>>()?;
     let seeds: Vec<_> =
         routes.iter().take(NODES_MIN).map(|port| format!("nats://route:{ROUTE_PASSWORD}@{}", port.address())).collect();
@@ -111,7 +124,8 @@ fn launch(nodes: usize) -> Result<Vec<NatsServer>, Error> {
         let keys = ["FREEHOLD_NATS_ROUTE_1", "FREEHOLD_NATS_ROUTE_2", "FREEHOLD_NATS_ROUTE_3"];
         environment.extend(keys.into_iter().zip(seeds.iter().cloned()));
         let configuration = configurations().join("cluster/node.conf");
-        NatsServer::launch(&name, configuration, ports::reserve()?, ports::reserve()?, vec![route], environment)
+        let more = (arguments.iter().map(|one| (*one).to_owned()).collect(), environment);
+        NatsServer::launch(&name, configuration, ports::reserve()?, ports::reserve()?, vec![route], more)
     };
     routes.into_iter().enumerate().map(start).collect()
 }

@@ -12,6 +12,7 @@ mod cluster;
 mod error;
 mod monitor;
 mod ports;
+mod probe;
 mod regions;
 mod server;
 

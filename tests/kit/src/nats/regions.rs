@@ -58,5 +58,12 @@ fn launch(region: &str, mirror: Port, peer: &str) -> Result<NatsServer, Error> {
         ("FREEHOLD_NATS_PEER", format!("nats-leaf://{region}:{MIRROR_PASSWORD}@{peer}")),
     ];
     let configuration = configurations().join(format!("regions/{region}.conf"));
-    NatsServer::launch(region, configuration, ports::reserve()?, ports::reserve()?, vec![mirror], environment)
+    NatsServer::launch(
+        region,
+        configuration,
+        ports::reserve()?,
+        ports::reserve()?,
+        vec![mirror],
+        (Vec::new(), environment),
+    )
 }

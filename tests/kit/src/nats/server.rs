@@ -15,7 +15,7 @@ use tempfile::TempDir;
 use super::{
     Error, PASSWORD, READY_WITHIN, attempt, binary, configurations, monitor,
     ports::{self, Port},
-    wait,
+    probe, wait,
 };
 
 /// In the server's directory.
@@ -112,14 +112,14 @@ impl NatsServer {
         client: Port,
         monitor: Port,
         others: Vec<Port>,
-        more: Vec<(&str, String)>,
+        (arguments, more): (Vec<String>, Vec<(&str, String)>),
     ) -> Result<Self, Error> {
         let directory = directory()?;
         let mut environment = common_environment(directory.path());
         environment.push(("FREEHOLD_NATS_LISTEN".to_owned(), client.address()));
         environment.push(("FREEHOLD_NATS_MONITOR".to_owned(), monitor.address()));
         environment.extend(more.into_iter().map(|(key, value)| (key.to_owned(), value)));
-        let launch = Launch { configuration, arguments: Vec::new(), environment };
+        let launch = Launch { configuration, arguments, environment };
         let mut server = Self { name: name.to_owned(), launch, client, monitor, others, child: None, directory };
         server.spawn()?;
         Ok(server)
@@ -166,6 +166,12 @@ impl NatsServer {
     #[must_use]
     pub fn look(&self, path: &str) -> Option<Value> {
         self.child.as_ref().and_then(|_| monitor::look(self.monitor.number(), path))
+    }
+
+    /// Whether the stream with this subject has a leader that answers who writes through this server.
+    #[must_use]
+    pub fn takes_writes(&self, subject: &str) -> bool {
+        self.child.is_some() && probe::takes_writes(self.client.number(), subject)
     }
 
     /// Ends the process at once, as a crash would; nothing happens where none runs.

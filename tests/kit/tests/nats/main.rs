@@ -85,7 +85,8 @@ fn serves_freehold_and_protects_its_log(server: &NatsServer, region: &str, repli
     });
     assert!(create(&mut client, &bucket)["error"].is_null());
     assert_eq!(client.ask(&format!("$KV.FH_LEASES_{region_upper}.7"), b"node a")["seq"], 1);
-    let read = client.request_heard(&format!("$JS.API.DIRECT.GET.KV_FH_LEASES_{region_upper}"), br#"{"seq": 1}"#).unwrap();
+    let read =
+        client.request_heard(&format!("$JS.API.DIRECT.GET.KV_FH_LEASES_{region_upper}"), br#"{"seq": 1}"#).unwrap();
     assert_eq!(read, b"node a");
 
     // A command to the owner of a shard, which is another connection of the same user.
