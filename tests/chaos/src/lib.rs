@@ -10,7 +10,8 @@
 //! - `shim`: the libraries that record what a power loss leaves, inject faults of the disk and set the clock;
 //! - `crash`, `power`, `faults`: the rounds;
 //! - `system`, `clients`, `money`: the shipped binary under load, and whether its bills are right;
-//! - `nodes`: several of it over NATS.
+//! - `nodes`: several of it over NATS; `load`: who asks them; `replicas`: what they hold in the end;
+//! - `region`: three of them over three servers, and what can happen to those and to the network between them.
 
 pub mod checkers;
 pub mod child;
@@ -18,10 +19,13 @@ pub mod clients;
 pub mod crash;
 pub mod dice;
 pub mod faults;
+pub mod load;
 pub mod money;
 pub mod nodes;
 pub mod plan;
 pub mod power;
+pub mod region;
+pub mod replicas;
 pub mod shim;
 pub mod system;
 pub mod victim;

@@ -1,0 +1,111 @@
+//! Whether all nodes hold the same log, and each stream of it was decided by one owner at a time.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+};
+
+use anyhow::{Context, Result, ensure};
+use events_journal::{Direction, EventLog as _, Filter, Recorded};
+use events_journal_sled::LocalStore;
+use events_model::Position;
+use sha2::{Digest as _, Sha256};
+
+/// Commits that are compared at a time.
+const PAGE: usize = 1_000;
+
+/// What all replicas hold.
+#[derive(Debug, Default)]
+pub struct Compared {
+    /// Commits that all have.
+    pub commits: u64,
+    /// SHA-256 over position, length and bytes of each of them, by replica.
+    pub digests: Vec<String>,
+    /// How often each commit id is there, by stream.
+    ids: BTreeMap<(String, String), usize>,
+    /// The last version of each stream.
+    versions: BTreeMap<String, u64>,
+}
+
+impl Compared {
+    /// Streams that are in the log.
+    pub fn streams(&self) -> usize {
+        self.versions.len()
+    }
+
+    /// Every commit is there once, and so is the admission of every acknowledged request.
+    ///
+    /// # Errors
+    /// One is missing, or there is one twice.
+    pub fn holds_once(&self, acknowledged: &BTreeSet<String>) -> Result<()> {
+        let twice: Vec<_> = self.ids.iter().filter(|(_, count)| **count != 1).take(5).collect();
+        ensure!(twice.is_empty(), "there more than once: {twice:?}");
+        let ids: BTreeSet<_> = self.ids.keys().map(|(_, id)| id.as_str()).collect();
+        let is_missing = |key: &&String| !ids.contains(admission_id(key).as_str());
+        let missing: Vec<_> = acknowledged.iter().filter(is_missing).take(5).collect();
+        ensure!(missing.is_empty(), "acknowledged and not in the log: {missing:?}");
+        Ok(())
+    }
+
+    /// Versions go on without a gap and without a second one: two nodes that decided for a stream at the same time
+    /// would both have written the version behind the last one that they knew.
+    fn follow_on(&mut self, recorded: &Recorded) -> Result<()> {
+        let commit = recorded.view()?;
+        let version = self.versions.entry(commit.stream.to_owned()).or_default();
+        let (stream, first) = (commit.stream, commit.first_version);
+        ensure!(first > *version, "two owners decided version {first} of {stream}, at {}", recorded.position);
+        ensure!(first == *version + 1, "{stream} goes from version {version} to {first} at {}", recorded.position);
+        *version = commit.last_version().0;
+        *self.ids.entry((commit.stream.to_owned(), commit.commit_id.to_owned())).or_default() += 1;
+        self.commits += 1;
+        Ok(())
+    }
+}
+
+/// The admission's commit id under an idempotency key.
+fn admission_id(key: &str) -> String {
+    let digest = Sha256::digest(key.as_bytes());
+    format!("admit/idem-{}", hex(&digest))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
+}
+
+/// Reads all replicas side by side: the same bytes at the same positions, versions of each stream one by one.
+///
+/// # Errors
+/// They differ, or one cannot be read.
+pub fn compare(replicas: &[PathBuf]) -> Result<Compared> {
+    let stores = replicas.iter().map(|path| LocalStore::open_read_only(path)).collect::<Result<Vec<_>, _>>()?;
+    let head = stores.iter().map(|store| store.head_position().0).min().unwrap_or(0);
+    let mut found = Compared::default();
+    let mut hashers: Vec<_> = stores.iter().map(|_| Sha256::new()).collect();
+    let mut from = Position(1);
+    while from.0 <= head {
+        let read = |store: &LocalStore| store.read_log(from, Direction::Forward, &Filter::default(), PAGE);
+        let mut pages = stores.iter().map(read).collect::<Result<Vec<_>, _>>()?;
+        let len = pages.iter().map(|page| page.commits.len()).min().unwrap_or(0);
+        ensure!(len > 0, "a replica ends before position {from}");
+        for (page, hasher) in pages.iter_mut().zip(&mut hashers) {
+            page.commits.truncate(len);
+            page.commits.iter().for_each(|recorded| digest(hasher, recorded));
+        }
+        let (first, others) = pages.split_first().context("there are no replicas")?;
+        for (index, recorded) in first.commits.iter().enumerate() {
+            let same = others.iter().all(|page| page.commits.get(index) == Some(recorded));
+            ensure!(same, "replicas differ at position {}", recorded.position);
+            found.follow_on(recorded)?;
+        }
+        from = Position(from.0 + len as u64);
+    }
+    found.digests = hashers.into_iter().map(|hasher| hex(&hasher.finalize())).collect();
+    ensure!(found.digests.windows(2).all(|pair| pair.first() == pair.last()), "replicas differ: {:?}", found.digests);
+    Ok(found)
+}
+
+fn digest(hasher: &mut Sha256, recorded: &Recorded) {
+    hasher.update(recorded.position.0.to_le_bytes());
+    hasher.update((recorded.bytes.len() as u64).to_le_bytes());
+    hasher.update(&recorded.bytes);
+}
