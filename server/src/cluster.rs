@@ -301,15 +301,16 @@ async fn answer(cluster: &Cluster, incoming: Incoming, shells: &Shells) {
 }
 
 impl Cluster {
-    /// Takes a shard, and takes it again when a late write of its former owner has fenced it off, while the lease holds.
+    /// Takes a shard, and takes it again when a late write of its former owner has fenced it off, while the lease has
+    /// not ended.
     async fn take(&self, shard: u32, epoch: u64, told: &mpsc::UnboundedSender<u32>) {
-        while self.leases.epoch(shard) == Some(epoch) {
+        while self.leases.kept(shard) == Some(epoch) {
             if let Err(error) = self.log.take(shard).await {
                 // It was lost meanwhile, or the log has ended.
                 info!(shard, epoch, %error, "shard not taken");
                 return;
             }
-            if self.leases.epoch(shard) != Some(epoch) {
+            if self.leases.kept(shard) != Some(epoch) {
                 // Lost while it was taken: the change that says so comes behind this one.
                 break;
             }

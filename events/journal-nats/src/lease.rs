@@ -127,7 +127,7 @@ pub enum Change {
         /// Counts the times that it was taken by any node.
         epoch: u64,
     },
-    /// The shard is not this node's any more: `is_mine` says so already.
+    /// The shard is not this node's any more: `is_mine` says so already. A lease that is only suspended loses nothing.
     Lost {
         /// The shard.
         shard: u32,
@@ -320,6 +320,12 @@ impl Leases {
     /// The epoch in which a shard is this node's, if it is at this moment.
     pub fn epoch(&self, shard: u32) -> Option<u64> {
         self.0.mine.epoch(shard, || nanos(self.0.clock.now()))
+    }
+
+    /// The epoch in which this node has a shard, also while its lease is suspended: it ran out and nobody has ended it
+    /// yet. Nothing may be decided on the strength of this; a change tells when the shard is lost.
+    pub fn kept(&self, shard: u32) -> Option<u64> {
+        self.0.mine.kept(shard)
     }
 
     /// Who decides for a shard, as far as this node has read; none while nobody does.

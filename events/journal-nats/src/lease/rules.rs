@@ -9,6 +9,10 @@
 //! replacing the revision seen. The clocks of the servers play no part, except that a lease that is not there at all
 //! was not renewed for `GONE_KEPT`.
 //!
+//! A lease that has run out and was not ended is only suspended: the node decides nothing, keeps its shards, and goes on
+//! with them in the same epoch when its renewal is acknowledged at last, which proves that nobody could take them. So an
+//! election among the servers that outlasts the leases costs no taking of shards after it.
+//!
 //! Whatever an unanswered write did is found by reading to the end of the bucket; nothing is owned before a write of
 //! this node's own was acknowledged.
 
@@ -151,9 +155,6 @@ impl Core {
             Input::Acknowledged { shard } => self.acknowledged(shard, out),
             Input::Drain => self.intend(NodeState::Draining),
             Input::Leave => self.intend(NodeState::Left),
-        }
-        if self.lease.deadline <= now {
-            self.lose_all(out);
         }
         self.keep_lease(now, out);
         if self.current {

@@ -13,7 +13,8 @@ pub(crate) type Nanos = u64;
 /// The shards that this node may decide for, and until when.
 ///
 /// Invariant: an epoch other than 0 is stored only after the shard was taken under the lease that lasts until
-/// `deadline`, and all epochs are 0 before the deadline of another lease is stored.
+/// `deadline`, and all epochs are 0 before the deadline of another lease is stored. A deadline that has passed may be
+/// followed by a later one of the same lease: nobody has ended it meanwhile.
 #[derive(Debug)]
 pub(crate) struct Mine {
     deadline: AtomicU64,
@@ -31,6 +32,12 @@ impl Mine {
         let deadline = self.deadline.load(Ordering::Acquire);
         let epoch = self.epochs.get(shard as usize)?.load(Ordering::Acquire);
         (epoch != 0 && now() < deadline).then_some(epoch)
+    }
+
+    /// The epoch under which a shard was taken and not lost since, also while the lease is suspended.
+    pub(crate) fn kept(&self, shard: u32) -> Option<u64> {
+        let epoch = self.epochs.get(shard as usize)?.load(Ordering::Acquire);
+        (epoch != 0).then_some(epoch)
     }
 
     pub(crate) fn set_deadline(&self, deadline: Nanos) {
@@ -136,6 +143,7 @@ mod tests {
         mine.set(1, 7);
         assert_eq!(mine.epoch(1, || 99), Some(7));
         assert_eq!(mine.epoch(1, || 100), None);
+        assert_eq!((mine.kept(1), mine.kept(0)), (Some(7), None));
         assert_eq!(mine.epoch(0, || 99), None);
         assert_eq!(mine.epoch(2, || 99), None);
     }

@@ -35,15 +35,47 @@ fn writes(actions: Vec<Action>) -> Vec<Write> {
     actions.into_iter().filter_map(write).collect()
 }
 
-#[test]
-fn a_shard_is_lost_at_the_deadline_also_if_no_answer_comes() {
+/// The node of `taking` when its lease has just run out, with a renewal on its way.
+fn suspended() -> (World, Write, Nanos) {
     let (mut world, _, start) = taking();
     let (node, mut out) = (&mut world.nodes[0], Vec::new());
     let deadline = start + TTL - TTL / 6;
     node.core.handle(deadline - 1, Input::Tick, &mut out);
-    assert!(!out.contains(&Action::Lost { shard: 0, epoch: 1 }));
+    assert_eq!(node.mine.epoch(0, || deadline - 1), Some(1));
     node.core.handle(deadline, Input::Tick, &mut out);
+    assert_eq!((node.mine.epoch(0, || deadline), node.mine.kept(0)), (None, Some(1)));
+    let renewal = |write: &Write| matches!(write.purpose, Purpose::Lease { .. });
+    let renewal = writes(out).into_iter().find(renewal).unwrap();
+    (world, renewal, deadline)
+}
+
+#[test]
+fn nothing_is_decided_after_the_deadline_and_the_shards_are_kept_if_the_renewal_succeeds_after_all() {
+    let (mut world, renewal, deadline) = suspended();
+    let (node, mut out) = (&mut world.nodes[0], Vec::new());
+    node.core.handle(deadline, Input::Wrote(renewal, Ok(9)), &mut out);
+    assert!(!out.iter().any(|action| matches!(action, Action::Lost { .. } | Action::Taken { .. })), "{out:?}");
+    assert_eq!(node.mine.epoch(0, || deadline), Some(1));
+}
+
+#[test]
+fn the_shards_of_a_lease_that_ran_out_are_lost_when_another_node_has_ended_it() {
+    let (mut world, renewal, deadline) = suspended();
+    let (node, mut out) = (&mut world.nodes[0], Vec::new());
+    node.core.handle(deadline, Input::Wrote(renewal, Err(Failure::Revision)), &mut out);
+    assert_eq!(node.mine.epoch(0, || deadline), None);
+    let value = Value::Node(NodeRecord {
+        incarnation: Incarnation(1),
+        term: 1,
+        state: NodeState::Expired,
+        address: String::new(),
+        version: String::new(),
+        started_at_us: 0,
+    });
+    let ended = Found { revision: 9, key: Key::Node("a".to_owned()), value: Some(value) };
+    node.core.handle(deadline, Input::Polled(Ok(Some(ended))), &mut out);
     assert!(out.contains(&Action::Lost { shard: 0, epoch: 1 }));
+    assert_eq!(node.mine.kept(0), None);
 }
 
 #[test]
