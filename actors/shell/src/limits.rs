@@ -28,7 +28,7 @@ pub const FORWARD_WAIT_MAX: Duration = Duration::from_secs(10);
 /// First and longest pause between two attempts to find that node.
 pub const FORWARD_RETRY_FIRST: Duration = Duration::from_millis(20);
 /// See `FORWARD_RETRY_FIRST`.
-pub const FORWARD_RETRY_MAX: Duration = Duration::from_millis(500);
+pub const FORWARD_RETRY_MAX: Duration = Duration::from_millis(200);
 
 /// What an operator may set.
 #[derive(Debug, Clone)]

@@ -2,7 +2,7 @@
 //!
 //! It deliberately uses no direct get: a replica that lags would answer about its own past.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use async_nats::{
     Client, HeaderMap, Request, RequestErrorKind,
@@ -12,13 +12,19 @@ use async_nats::{
     },
 };
 use bytes::Bytes;
+use futures::{
+    FutureExt as _, StreamExt as _,
+    future::{BoxFuture, WeakShared},
+    stream::FuturesUnordered,
+};
+use parking_lot::Mutex;
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::json;
 
 use crate::{
     clock,
     error::ApiError,
-    limit::{LOOK_WAIT, READ_WAIT, RESOLVE_MAX},
+    limit::{LOOK_WAIT, PROBE_EVERY, READ_WAIT, RESOLVE_MAX},
     publish::Pauses,
 };
 
@@ -27,6 +33,8 @@ pub(crate) const STREAM_NAME_IN_USE: u64 = 10058;
 pub(crate) const STREAM_REPLICAS_NOT_SUPPORTED: u64 = 10074;
 pub(crate) const CLUSTER_NO_PEERS: u64 = 10005;
 const NO_MESSAGE_FOUND: u64 = 10037;
+/// No stream gets so long.
+const NO_SEQUENCE: u64 = u64::MAX >> 1;
 
 #[derive(Debug, Deserialize)]
 struct Refusal {
@@ -101,14 +109,50 @@ pub(crate) async fn ask<T: DeserializeOwned>(
     request(client, &format!("$JS.API.{what}"), (payload, None), wait).await
 }
 
+/// Questions to a leader that all who wait for it share.
+type Probe = WeakShared<BoxFuture<'static, ()>>;
+
 /// The leader of one stream.
 #[derive(Debug, Clone)]
 pub(crate) struct Leader {
     pub(crate) client: Client,
     pub(crate) stream: String,
+    /// What goes on while somebody waits for the leader.
+    probe: Arc<Mutex<Option<Probe>>>,
 }
 
 impl Leader {
+    pub(crate) fn new(client: Client, stream: String) -> Self {
+        Self { client, stream, probe: Arc::default() }
+    }
+
+    /// Waits until the leader answers, at most for this time. All who wait do it together, so that an election may be
+    /// watched closely by many shards.
+    pub(crate) async fn wait_for_answer(&self, wait_max: Duration) {
+        let probe = {
+            let mut slot = self.probe.lock();
+            let running = slot.as_ref().and_then(Probe::upgrade).filter(|probe| probe.peek().is_none());
+            let probe = running.unwrap_or_else(|| self.clone().probe().boxed().shared());
+            *slot = probe.downgrade();
+            probe
+        };
+        // Whoever waits looks again either way.
+        drop(tokio::time::timeout(wait_max, probe).await);
+    }
+
+    /// Asks again and again for a message that cannot be, without waiting for earlier answers: what was asked while
+    /// there was no leader is not answered.
+    async fn probe(self) {
+        let mut asked = FuturesUnordered::new();
+        let mut tick = tokio::time::interval(PROBE_EVERY);
+        loop {
+            tokio::select! {
+                _ = tick.tick() => asked.push(self.get(json!({ "seq": NO_SEQUENCE }), READ_WAIT)),
+                Some(Ok(_)) = asked.next() => return,
+            }
+        }
+    }
+
     /// Configuration and state.
     pub(crate) async fn info(&self) -> Result<Info, ApiError> {
         ask(&self.client, &format!("STREAM.INFO.{}", self.stream), &json!({}), READ_WAIT).await

@@ -49,7 +49,7 @@ pub enum Grouping {
 /// As `JetStreamLog::open`; `Api` also if a message cannot be read.
 pub async fn record(options: &Options) -> Result<Traffic, OpenError> {
     let client = connect::connect(options).await?.client;
-    let leader = Leader { client, stream: subject::stream_name(&options.region) };
+    let leader = Leader::new(client, subject::stream_name(&options.region));
     let failed = |source: ApiError| OpenError::Api { stream: leader.stream.clone(), source };
     let last = leader.info().await.map_err(failed)?.state.last_sequence;
     let mut traffic = Traffic { subjects: BTreeMap::new(), messages: 0, commits: 0, bytes: 0 };
@@ -70,7 +70,7 @@ pub async fn record(options: &Options) -> Result<Traffic, OpenError> {
 /// As `JetStreamLog::open`; `Api` also if a message was not acknowledged.
 pub async fn publish(options: &Options, traffic: &Traffic, grouping: Grouping) -> Result<Duration, OpenError> {
     let client = connect::connect(options).await?.client;
-    let leader = Leader { client: client.clone(), stream: subject::stream_name(&options.region) };
+    let leader = Leader::new(client.clone(), subject::stream_name(&options.region));
     region_stream::ensure(&leader, options).await?;
     let context = jetstream::new(client);
     let subject = |number: usize| format!("{}.{}.raw.{number}", subject::SUBJECT_PREFIX, options.region);

@@ -12,8 +12,8 @@ use crate::{
     api,
     error::{ApiError, OpenError},
     limit::{
-        CONNECT_WAIT, MAX_PAYLOAD_BYTES_MIN, READ_WAIT, RECONNECT_PAUSE_MAX, RESOLVE_MAX, SERVER_VERSION_MIN,
-        SHARDS_DEFAULT, SHARDS_MAX,
+        CONNECT_WAIT, MAX_PAYLOAD_BYTES_MIN, PING_EVERY, READ_WAIT, RECONNECT_PAUSE_MAX, RESOLVE_MAX,
+        SERVER_VERSION_MIN, SHARDS_DEFAULT, SHARDS_MAX,
     },
 };
 
@@ -157,6 +157,7 @@ async fn connect_options(options: &Options) -> Result<(ConnectOptions, watch::Re
         .name(&options.node)
         .connection_timeout(CONNECT_WAIT)
         .request_timeout(Some(READ_WAIT))
+        .ping_interval(PING_EVERY)
         .max_reconnects(None)
         .reconnect_delay_callback(|attempts| {
             let step = u32::try_from(attempts).unwrap_or(u32::MAX);

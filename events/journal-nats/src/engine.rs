@@ -195,7 +195,7 @@ impl JetStreamLog {
         let connection = connect::connect(&options).await?;
         let client = connection.client;
         let max_payload = client.max_payload();
-        let leader = Leader { client, stream: subject::stream_name(&options.region) };
+        let leader = Leader::new(client, subject::stream_name(&options.region));
         let state = stream::ensure(&leader, &options).await?.state;
         let (first, last) = (state.first_sequence, state.last_sequence);
         let search = Search { leader: &leader, replica: &*replica, first, last };

@@ -34,8 +34,8 @@ use crate::{
     error::FollowError,
     group::{Link, START},
     limit::{
-        AHEAD_BYTES_MAX, AHEAD_COMMITS_MAX, CHECKPOINT_MESSAGES, CONSUMER_IDLE_MAX, HEAD_EVERY, PULL_BYTES,
-        PULL_EXPIRES, PULL_HEARTBEAT, PULL_MESSAGES, STALL,
+        AHEAD_BYTES_MAX, AHEAD_COMMITS_MAX, CHECKPOINT_MESSAGES, CONSUMER_IDLE_MAX, CONSUMER_WAIT, HEAD_EVERY,
+        PULL_BYTES, PULL_EXPIRES, PULL_HEARTBEAT, PULL_MESSAGES, RESOLVE_MAX, STALL,
     },
     publish::Pauses,
     resume::{Checkpoint, Resume, read},
@@ -80,6 +80,12 @@ impl Ahead {
         }
         Poll::Ready(())
     }
+}
+
+/// Until the first message has all its answers; for ever where there is none.
+async fn durable(ahead: &mut VecDeque<Ahead>) {
+    let poll = |context: &mut Context<'_>| ahead.front_mut().map_or(Poll::Pending, |message| message.poll(context));
+    std::future::poll_fn(poll).await;
 }
 
 /// Why following pauses or ends.
@@ -157,24 +163,46 @@ impl Follower {
             if self.received > before {
                 pauses = Pauses::new();
             }
+            let stop = match stop {
+                Stop::Again(reason) => {
+                    debug!(reason, received = self.received, "a new consumer is made");
+                    self.wait_for_leader(&mut pauses).await.err()
+                }
+                stop @ (Stop::Replica | Stop::Failed(_)) => Some(stop),
+            };
             match stop {
-                Stop::Failed(failed) => return failed,
-                Stop::Again(reason) => debug!(reason, received = self.received, "a new consumer is made"),
-                Stop::Replica => {
+                None | Some(Stop::Again(_)) => {}
+                Some(Stop::Failed(failed)) => return failed,
+                Some(Stop::Replica) => {
                     warn!(received = self.received, "the replica accepts no commits, they are held back");
                     pauses.pause().await;
                     // An error means that the replica is gone, which the next attempt tells.
                     drop(self.health.wait_for(|health| *health == Health::Accepting).await);
                     self.ahead.iter_mut().for_each(|message| message.submit(&self.core, &self.health));
-                    continue;
                 }
             }
+        }
+    }
+
+    /// Without a leader no consumer is made. What was taken before is settled meanwhile, for somebody waits for it.
+    async fn wait_for_leader(&mut self, pauses: &mut Pauses) -> Result<(), Stop> {
+        let leader = self.core.leader.clone();
+        let mut answered = std::pin::pin!(async move {
             pauses.pause().await;
+            leader.wait_for_answer(RESOLVE_MAX).await;
+        });
+        loop {
+            tokio::select! {
+                biased;
+                () = durable(&mut self.ahead) => self.settle()?,
+                () = &mut answered => return Ok(()),
+            }
         }
     }
 
     async fn consumer(&self) -> Result<pull::Stream, Stop> {
-        let context = jetstream::new(self.core.leader.client.clone());
+        let mut context = jetstream::new(self.core.leader.client.clone());
+        context.set_timeout(CONSUMER_WAIT);
         let config = pull::Config {
             description: Some(format!("follower of {}", self.core.options.node)),
             deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: self.received + 1 },
@@ -206,15 +234,9 @@ impl Follower {
         let mut before = u64::MAX;
         loop {
             let has_room = self.ahead_commits < AHEAD_COMMITS_MAX && self.ahead_bytes < AHEAD_BYTES_MAX;
-            let is_ahead = !self.ahead.is_empty();
-            let front = &mut self.ahead;
-            let durable = std::future::poll_fn(|context| match front.front_mut() {
-                Some(message) => message.poll(context),
-                None => Poll::Pending,
-            });
             let done = tokio::select! {
                 biased;
-                () = durable, if is_ahead => self.settle(),
+                () = durable(&mut self.ahead) => self.settle(),
                 message = messages.next(), if has_room => match message {
                     Some(Ok(message)) => self.take(message).await,
                     Some(Err(_)) => Err(Stop::Again("the consumer failed")),

@@ -34,10 +34,15 @@ pub(crate) const RETRY_MAX: Duration = Duration::from_millis(500);
 pub(crate) const READ_WAIT: Duration = Duration::from_secs(2);
 /// The same where appends wait for it: so much of an outage may be added to what the servers need for an election.
 pub(crate) const LOOK_WAIT: Duration = Duration::from_millis(500);
+/// How often a node asks whether a stream has a leader again, while something waits for it.
+pub(crate) const PROBE_EVERY: Duration = Duration::from_millis(50);
 /// Wait for the answer to a request that makes something on the servers.
 pub(crate) const MAKE_WAIT: Duration = Duration::from_secs(10);
 /// Wait for one server while connecting.
 pub(crate) const CONNECT_WAIT: Duration = Duration::from_secs(5);
+/// How often a server that says nothing is asked whether it is there; after three times without an answer another one
+/// is connected to.
+pub(crate) const PING_EVERY: Duration = Duration::from_secs(2);
 /// Longest pause before connecting again.
 pub(crate) const RECONNECT_PAUSE_MAX: Duration = Duration::from_secs(1);
 
@@ -46,7 +51,9 @@ pub(crate) const PULL_MESSAGES: usize = 512;
 pub(crate) const PULL_BYTES: usize = 32 * 1024 * 1024;
 /// How long a pull waits on the server, and how often the server shows that it still knows it.
 pub(crate) const PULL_EXPIRES: Duration = Duration::from_secs(30);
-pub(crate) const PULL_HEARTBEAT: Duration = Duration::from_secs(5);
+pub(crate) const PULL_HEARTBEAT: Duration = Duration::from_secs(1);
+/// Wait until a consumer is made.
+pub(crate) const CONSUMER_WAIT: Duration = Duration::from_secs(1);
 /// How long the servers keep the consumer of a node that is gone.
 pub(crate) const CONSUMER_IDLE_MAX: Duration = Duration::from_secs(60);
 /// Commits and bytes that the replica may have to make durable before the follower takes more.

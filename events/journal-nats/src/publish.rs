@@ -127,10 +127,16 @@ impl Writer {
                     self.shard.refuse_waiting(&Refusal::Unreachable);
                     start = clock::now();
                 }
-                Err(_) => {}
+                Err(_) => self.wait_for_leader(start).await,
             }
             pauses.pause().await;
         }
+    }
+
+    /// Until the leader answers, but not longer than what began then may take.
+    async fn wait_for_leader(&self, start: std::time::Instant) {
+        let left = self.core.options.resolve_max.saturating_sub(start.elapsed());
+        self.core.leader.wait_for_answer(left).await;
     }
 
     /// Waits until the replica has this last message of the shard; `None` = the leader that told of it was behind.
@@ -240,7 +246,10 @@ impl Writer {
                     return Ok(Some(outcome));
                 }
                 Err(error) if start.elapsed() >= self.core.options.resolve_max => return Err(error),
-                Err(_) => pauses.pause().await,
+                Err(_) => {
+                    self.wait_for_leader(start).await;
+                    pauses.pause().await;
+                }
             }
         }
     }

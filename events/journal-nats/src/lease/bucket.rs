@@ -48,7 +48,7 @@ pub(crate) struct Bucket {
 impl Bucket {
     pub(crate) fn new(client: &Client, region: &RegionId, wait: Duration) -> Self {
         let name = format!("FH_LEASES_{}", region.as_str().to_uppercase());
-        let leader = Leader { client: client.clone(), stream: format!("KV_{name}") };
+        let leader = Leader::new(client.clone(), format!("KV_{name}"));
         Self { leader, prefix: format!("$KV.{name}."), hints: format!("fh.lease.{region}"), wait, name }
     }
 
