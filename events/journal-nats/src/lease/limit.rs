@@ -15,7 +15,7 @@ pub(crate) const MARGIN_PART: u64 = 6;
 /// Part of a lease after which an unanswered request is given up and made again.
 pub(crate) const WAIT_PART: u32 = 6;
 /// Part of a lease after which a node looks again for changes nobody told it of, and within which bounds.
-pub(crate) const POLL_PART: u32 = 9;
+pub(crate) const POLL_PART: u32 = 18;
 pub(crate) const POLL_MAX: Duration = Duration::from_secs(1);
 /// Part of a lease between two looks at the clock.
 pub(crate) const TICK_PART: u32 = 36;
