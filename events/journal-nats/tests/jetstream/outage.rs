@@ -183,8 +183,15 @@ fn an_outage_longer_than_the_limit_is_unknown_for_what_was_sent_and_not_written_
     assert!(matches!(error, AppendError::Refused(Refusal::Unreachable) | AppendError::Unknown(_)), "{error:?}");
     assert_eq!(*log.watch_health().borrow(), Health::Refusing(Refusal::Unreachable));
     server.restart().unwrap();
-    // Decided again, with the same id: what was unknown is known now.
-    let again = append(&*log, "acme", 2, "c-2").unwrap();
+    // Decided again, with the same id: what was unknown is known now. A server that needs longer than the limit to be
+    // connected to again is refused once more.
+    let start = now();
+    let again = loop {
+        match append(&*log, "acme", 2, "c-2") {
+            Err(AppendError::Refused(Refusal::Unreachable)) => assert!(start.elapsed() < WAIT_MAX),
+            again => break again.unwrap(),
+        }
+    };
     assert_eq!(again.position, Position(2));
     world.wait(log.watch_health(), |health| *health == Health::Accepting);
     let next = log.head(&tenant("acme")).unwrap().0 + 1;
