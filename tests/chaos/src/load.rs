@@ -26,17 +26,21 @@ struct Seen {
     lost: AtomicUsize,
     retries: AtomicUsize,
     tenants: Mutex<BTreeMap<String, Tenant>>,
-    /// Longest time that a tenant was without an answer since it was last asked for.
+    /// Longest time between two answers to one tenant since it was last asked for.
     gap: Mutex<Duration>,
+    /// The moment of `Load::mark`.
+    from: Mutex<Option<Instant>>,
 }
 
-/// One tenant's last answers.
+/// One tenant's answers.
 #[derive(Debug, Clone, Copy)]
 struct Tenant {
     /// When the last one came.
     answered: Instant,
     /// When the youngest request that is answered was sent.
     begun: Instant,
+    /// When the first answer came to a request that was sent after `Load::mark`.
+    first: Option<Instant>,
 }
 
 /// Clients at work.
@@ -56,10 +60,14 @@ impl Seen {
     fn answered(&self, key: &str, id: String, begun: Instant) {
         self.acknowledged.lock().insert(id);
         let answered = now();
+        let from = *self.from.lock();
         let mut tenants = self.tenants.lock();
-        let tenant = tenants.entry(key.to_owned()).or_insert(Tenant { answered, begun });
+        let tenant = tenants.entry(key.to_owned()).or_insert(Tenant { answered, begun, first: None });
         let silence = answered.saturating_duration_since(tenant.answered);
-        *tenant = Tenant { answered, begun: tenant.begun.max(begun) };
+        (tenant.answered, tenant.begun) = (answered, tenant.begun.max(begun));
+        if from.is_some_and(|from| begun >= from) {
+            tenant.first.get_or_insert(answered);
+        }
         drop(tenants);
         let mut gap = self.gap.lock();
         *gap = (*gap).max(silence);
@@ -105,23 +113,35 @@ impl Load {
         tokio::time::timeout(Duration::from_secs(60), wait).await.context("wait for answers")
     }
 
-    /// Waits until every tenant got the answer to a request that was sent from now on.
+    /// Something happens now: silences count from here.
+    pub fn mark(&self) {
+        // In this order no answer to an older request is taken for one to a younger.
+        *self.seen.from.lock() = None;
+        self.seen.tenants.lock().values_mut().for_each(|tenant| tenant.first = None);
+        *self.seen.gap.lock() = Duration::ZERO;
+        *self.seen.from.lock() = Some(now());
+    }
+
+    /// Waits until every tenant gets the answer to a request that is sent from now on. Returns the longest time since
+    /// `mark` that one was without service: from the mark to the first answer, or between two answers, whichever is
+    /// longer. An answer to a request that was sent before the mark, and may have been decided then, is not the first.
     ///
     /// # Errors
-    /// One does not within a minute.
-    pub async fn everybody(&self) -> Result<()> {
-        let from = now();
+    /// One gets none within a minute.
+    pub async fn silence(&self) -> Result<Duration> {
+        let called = now();
         let wait = async {
-            while self.seen.tenants.lock().values().any(|tenant| tenant.begun < from) {
+            while self.seen.tenants.lock().values().any(|tenant| tenant.begun < called) {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(60), wait).await.context("wait for every tenant's answer")
-    }
-
-    /// The longest time that any tenant was without an answer since the last call.
-    pub fn gap(&self) -> Duration {
-        std::mem::take(&mut *self.seen.gap.lock())
+        tokio::time::timeout(Duration::from_secs(60), wait).await.context("wait for every tenant's answer")?;
+        let from = *self.seen.from.lock();
+        let tenants = self.seen.tenants.lock();
+        let without = |tenant: &Tenant| Some(tenant.first?.saturating_duration_since(from?));
+        let longest = tenants.values().filter_map(without).max().unwrap_or_default();
+        drop(tenants);
+        Ok(longest.max(*self.seen.gap.lock()))
     }
 
     /// Ends; returns the idempotency keys of what was answered, how many were never, and how often it was tried again.

@@ -53,7 +53,7 @@ impl Nodes {
         let mut simulate = Command::new(&binary);
         let upstream = Process::start(simulate.args(["simulate", "--listen", "127.0.0.1:0"])).await?;
         let path = folder.join("freehold.toml");
-        let cluster = format!("\n[cluster]\nreplicas = {replicas}\nshards = 64\n");
+        let cluster = format!("\n[cluster]\nreplicas = {replicas}\n");
         // What a dead node leaves open is settled at its deadline.
         let timeouts = configuration(upstream.http).replace("\"30s\"", "\"4s\"").replace("\"20s\"", "\"4s\"");
         fs::write(&path, timeouts.replace("\"5s\"", "\"1s\"") + &cluster).context("write the configuration")?;

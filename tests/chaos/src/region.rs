@@ -43,6 +43,8 @@ const WHOLE_WITHIN: Duration = Duration::from_secs(60);
 pub enum Fault {
     /// The server that leads the log's stream is killed.
     LeaderKilled,
+    /// The server that leads the stream of the leases is killed.
+    LeasesLeaderKilled,
     /// A node is killed.
     NodeKilled,
     /// A node is killed, and when the others have taken over, one of those.
@@ -57,8 +59,9 @@ pub enum Fault {
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::LeaderKilled,
+        Self::LeasesLeaderKilled,
         Self::NodeKilled,
         Self::TwoNodesKilled,
         Self::NodeStopped,
@@ -67,7 +70,7 @@ impl Fault {
     ];
 }
 
-/// How long a tenant was without an answer at the most.
+/// How long a tenant was without service at the most.
 #[derive(Debug)]
 pub struct Felt {
     /// What happened, and to whom.
@@ -81,7 +84,7 @@ pub struct Felt {
 
 impl fmt::Display for Felt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: a tenant was without an answer for", self.fault)?;
+        write!(f, "{}: a tenant was without service for", self.fault)?;
         for (number, (part, silence)) in self.parts.iter().enumerate() {
             let comma = if number == 0 { "" } else { "," };
             write!(f, "{comma} {:.2} s {part}", silence.as_secs_f64())?;
@@ -134,10 +137,9 @@ impl Region {
     pub async fn suffer(&mut self, fault: Fault, dice: &mut Dice, load: &Load) -> Result<Felt> {
         let victim = usize::try_from(dice.within(0..=2))?;
         let other = (victim + usize::try_from(dice.within(1..=2))?) % SIZE;
-        load.everybody().await?;
-        load.gap();
         let felt = match fault {
-            Fault::LeaderKilled => self.kill_leader(load).await,
+            Fault::LeaderKilled => self.kill_leader(LOG.0, load).await,
+            Fault::LeasesLeaderKilled => self.kill_leader(LEASES.0, load).await,
             Fault::NodeKilled => self.kill(&[victim], load).await,
             Fault::TwoNodesKilled => self.kill(&[victim, other], load).await,
             Fault::NodeStopped => self.stop(victim, load).await,
@@ -150,12 +152,13 @@ impl Region {
         Ok(felt)
     }
 
-    async fn kill_leader(&mut self, load: &Load) -> Result<Felt> {
-        let leader = self.servers.wait_stream_leader(LOG.0)?;
-        let both = self.servers.stream_leader(LEASES.0) == Some(leader);
+    async fn kill_leader(&mut self, stream: &str, load: &Load) -> Result<Felt> {
+        let leader = self.servers.wait_stream_leader(stream)?;
+        let led = [LOG.0, LEASES.0].map(|stream| self.servers.stream_leader(stream) == Some(leader));
         let server = self.servers.nodes.get_mut(leader).context("find the leader")?;
         server.kill()?;
         let killed = now();
+        load.mark();
         let (mut log, mut leases) = (None, None);
         while log.is_none() || leases.is_none() {
             let takes = |subject| self.servers.nodes.iter().any(|server| server.takes_writes(subject));
@@ -167,14 +170,19 @@ impl Region {
             anyhow::ensure!(killed.elapsed() < READY_WITHIN, "the servers elect nobody");
             tokio::time::sleep(LOOK_AGAIN / 2).await;
         }
-        load.everybody().await?;
-        let silence = load.gap();
+        let silence = load.silence().await?;
+        load.mark();
         let server = self.servers.nodes.get_mut(leader).context("find the leader")?;
         server.restart()?;
         server.wait_healthy(READY_WITHIN)?;
-        load.everybody().await?;
-        let fault = format!("leader killed ({})", if both { "of log and leases" } else { "of the log alone" });
-        let parts = vec![("while it was away", silence), ("when it came back", load.gap())];
+        let back = load.silence().await?;
+        let led = match led {
+            [true, true] => "the log and the leases",
+            [true, false] => "the log",
+            [false, _] => "the leases",
+        };
+        let fault = format!("killed the leader of {led}");
+        let parts = vec![("while it was away", silence), ("when it came back", back)];
         Ok(Felt { fault, parts, election: log.zip(leases) })
     }
 
@@ -182,14 +190,14 @@ impl Region {
         let mut parts = Vec::new();
         for (index, part) in victims.iter().zip(["after the first", "after the second"]) {
             self.nodes.nodes.get_mut(*index).context("find the node")?.process.kill()?;
-            load.everybody().await?;
-            parts.push((part, load.gap()));
+            load.mark();
+            parts.push((part, load.silence().await?));
         }
+        load.mark();
         for index in victims {
             self.nodes.restart(*index).await?;
         }
-        load.everybody().await?;
-        parts.push(("when back", load.gap()));
+        parts.push(("when back", load.silence().await?));
         Ok(Felt { fault: format!("killed {}", self.names(victims)), parts, election: None })
     }
 
@@ -197,12 +205,13 @@ impl Region {
         let node = self.nodes.nodes.get(victim).context("find the node")?;
         node.process.signal(Signal::STOP)?;
         let stopped = now();
-        load.everybody().await?;
+        load.mark();
+        load.silence().await?;
         tokio::time::sleep(LONGER_THAN_A_LEASE.saturating_sub(stopped.elapsed())).await;
-        let silence = load.gap();
+        let silence = load.silence().await?;
         node.process.signal(Signal::CONT)?;
-        load.everybody().await?;
-        let parts = vec![("while it stood still", silence), ("when it woke", load.gap())];
+        load.mark();
+        let parts = vec![("while it stood still", silence), ("when it woke", load.silence().await?)];
         Ok(Felt { fault: format!("stopped {}", self.names(&[victim])), parts, election: None })
     }
 
@@ -210,12 +219,13 @@ impl Region {
         let network = self.networks.get(victim).context("find the network")?;
         network.iter().for_each(|proxy| proxy.set_both(traffic));
         let begun = now();
-        load.everybody().await?;
+        load.mark();
+        load.silence().await?;
         tokio::time::sleep(time.saturating_sub(begun.elapsed())).await;
-        let silence = load.gap();
+        let silence = load.silence().await?;
         network.iter().for_each(Proxy::heal);
-        load.everybody().await?;
-        let parts = vec![("meanwhile", silence), ("when the network was whole", load.gap())];
+        load.mark();
+        let parts = vec![("meanwhile", silence), ("when the network was whole", load.silence().await?)];
         let fault = format!("{traffic:?} between {} and the servers", self.names(&[victim]));
         Ok(Felt { fault, parts, election: None })
     }

@@ -43,24 +43,25 @@ async fn killed_and_stopped_owners_lose_nothing_and_do_nothing_twice() {
     let mut scene = Scene::new().await;
     let load = scene.load();
     load.more(300).await.unwrap();
-    load.gap();
     scene.nodes.nodes[0].process.kill().unwrap();
-    load.everybody().await.unwrap();
-    eprintln!("owner killed: a tenant was {:.2} s without an answer", load.gap().as_secs_f64());
+    load.mark();
+    let silence = load.silence().await.unwrap();
+    eprintln!("owner killed: a tenant was {:.2} s without service", silence.as_secs_f64());
     scene.nodes.restart(0).await.unwrap();
     load.more(300).await.unwrap();
-    load.gap();
     // Longer than its lease: others take over, and what it still writes when it wakes is refused.
     scene.nodes.nodes[1].process.signal(Signal::STOP).unwrap();
-    load.everybody().await.unwrap();
-    eprintln!("owner stopped: a tenant was {:.2} s without an answer", load.gap().as_secs_f64());
+    load.mark();
+    let silence = load.silence().await.unwrap();
+    eprintln!("owner stopped: a tenant was {:.2} s without service", silence.as_secs_f64());
     tokio::time::sleep(Duration::from_secs(4)).await;
     scene.nodes.nodes[1].process.signal(Signal::CONT).unwrap();
+    load.mark();
     load.more(500).await.unwrap();
-    load.everybody().await.unwrap();
+    let silence = load.silence().await.unwrap();
     eprintln!(
-        "owner awake again after more than its lease: a tenant was {:.2} s without an answer",
-        load.gap().as_secs_f64()
+        "owner awake again after more than its lease: a tenant was {:.2} s without service",
+        silence.as_secs_f64()
     );
     let (acknowledged, lost, retries) = load.end().await;
     scene.nodes.all_settled().await.unwrap();
@@ -77,14 +78,15 @@ async fn a_rolling_restart_under_load_loses_no_request() {
     let mut scene = Scene::new().await;
     let load = scene.load();
     load.more(200).await.unwrap();
-    load.gap();
+    let mut longest = Duration::ZERO;
     for index in 0..3 {
+        load.mark();
         scene.nodes.nodes[index].process.terminate().unwrap();
         scene.nodes.restart(index).await.unwrap();
         load.more(200).await.unwrap();
-        load.everybody().await.unwrap();
+        longest = longest.max(load.silence().await.unwrap());
     }
-    eprintln!("rolling restart: a tenant was at most {:.2} s without an answer", load.gap().as_secs_f64());
+    eprintln!("rolling restart: a tenant was at most {:.2} s without service", longest.as_secs_f64());
     let (acknowledged, lost, retries) = load.end().await;
     scene.nodes.all_settled().await.unwrap();
     let replicas = scene.nodes.end().unwrap();
