@@ -3,6 +3,10 @@
 //! Invariants: a stream is decided here only while this node's lease of its shard holds *and* the engine has taken the
 //! shard, in the same epoch; a shard is given back only after nothing of it is in flight any more.
 
+mod clock;
+mod error;
+mod following;
+
 use std::{
     sync::{
         Arc,
@@ -17,20 +21,26 @@ use actors_shell::{
     remote::{self, Forwarded},
 };
 use bytes::Bytes;
-use chrono::DateTime;
 use events_journal::EventLog as _;
 use events_journal_nats::{
-    ApiError, Credentials, Inbox, Incoming, JetStreamLog, NoReply, OpenError, Options, Ownership, Phase, Progress,
-    Requests,
+    Credentials, Inbox, Incoming, JetStreamLog, NoReply, Options, Ownership, Phase, Requests,
     lease::{self, Change, Changes, Incarnation, Leases, LiveClock, Node, Owner},
 };
 use events_journal_sled::LocalStore;
 use events_model::{RegionId, StreamId, TimestampUs};
-use tokio::{runtime::Handle, sync::mpsc};
+use tokio::{
+    runtime::Handle,
+    sync::{mpsc, watch},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{error, info, warn};
 
-use crate::config::{self, Config, KeyError};
+pub(crate) use self::following::{FILE as FOLLOWER_FILE, as_lines};
+pub use self::{
+    error::Error,
+    following::{CatchUp, Following, Show},
+};
+use crate::config::Config;
 
 /// Questions of other nodes that are answered at once.
 const QUESTIONS_MAX: usize = 4_096;
@@ -38,8 +48,6 @@ const QUESTIONS_MAX: usize = 4_096;
 const DRAIN_QUESTION: &[u8] = b"\0drain";
 /// Longest wait for other nodes to take over what this one hands over.
 pub(crate) const HANDOVER_WAIT: Duration = Duration::from_secs(10);
-/// How far a node's clock may be from the servers' at its start: deadlines and limits of one node are judged by others.
-const CLOCK_SKEW_MAX: Duration = Duration::from_secs(5);
 /// How often a node that waits for another one's reply looks whether a third has taken over.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Longest wait, at the end, for what is done for other nodes.
@@ -48,75 +56,6 @@ const TASKS_WAIT: Duration = Duration::from_secs(2);
 const LAG_GROUPS_MAX: u64 = 1_000;
 /// Epochs begin with 1.
 const NOT_TAKEN: u64 = 0;
-
-/// Why a process cannot be a node.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The log cannot be opened on the servers.
-    #[error("open the log on NATS")]
-    Log(#[source] OpenError),
-    /// No lease can be taken.
-    #[error("take part in the region's leases")]
-    Lease(#[source] lease::Error),
-    /// The password cannot be read.
-    #[error("read the password of NATS")]
-    Password(#[source] KeyError),
-    /// Nothing can be listened to.
-    #[error("listen to other nodes")]
-    Listen(#[source] ApiError),
-    /// This machine's clock and the servers' differ.
-    #[error("this machine's clock is {} s {direction} that of the NATS servers ({theirs}); {} s are allowed",
-        by.as_secs(), CLOCK_SKEW_MAX.as_secs())]
-    ClockSkew {
-        /// How much, at least.
-        by: Duration,
-        /// `ahead of` or `behind`.
-        direction: &'static str,
-        /// What the servers say.
-        theirs: String,
-    },
-    /// A secret that the first node shared is not one.
-    #[error("the {0} that the nodes share is not readable")]
-    Secret(&'static str),
-}
-
-impl Error {
-    /// The number of its page in `docs/errors`, if it has one.
-    pub const fn code(&self) -> Option<&'static str> {
-        match self {
-            Self::Password(_) => Some(KeyError::CODE),
-            Self::Log(error) => log_code(error),
-            Self::Lease(error) => lease_code(error),
-            Self::ClockSkew { .. } => Some("E0021"),
-            Self::Listen(_) | Self::Secret(_) => None,
-        }
-    }
-}
-
-const fn log_code(error: &OpenError) -> Option<&'static str> {
-    match error {
-        OpenError::Unreachable { .. } | OpenError::Api { .. } => Some("E0013"),
-        OpenError::Credentials { .. } | OpenError::CredentialsFile { .. } => Some("E0014"),
-        OpenError::ServerTooOld { .. } => Some("E0015"),
-        OpenError::NoJetStream { .. } => Some("E0016"),
-        OpenError::PayloadTooSmall { .. } => Some("E0017"),
-        OpenError::ForeignStream { .. } | OpenError::TooFewServers { .. } => Some("E0018"),
-        OpenError::Replica { .. } => Some("E0020"),
-        OpenError::Option { .. } => Some(config::Error::CODE),
-    }
-}
-
-const fn lease_code(error: &lease::Error) -> Option<&'static str> {
-    match error {
-        lease::Error::Setting { .. } => Some(config::Error::CODE),
-        lease::Error::ForeignBucket { .. } => Some("E0018"),
-        lease::Error::Differs { .. } | lease::Error::NameTaken { .. } | lease::Error::TooManyNodes { .. } => {
-            Some("E0019")
-        }
-        lease::Error::Unavailable { .. } | lease::Error::Api { .. } => Some("E0013"),
-        lease::Error::Unreadable { .. } | lease::Error::Closed => None,
-    }
-}
 
 /// The actors of this process.
 #[derive(Debug, Clone)]
@@ -139,6 +78,7 @@ pub(crate) struct Cluster {
     leases: Leases,
     requests: Requests,
     node: String,
+    following: following::Watch,
     /// The epoch in which the engine has taken each shard.
     taken: Vec<AtomicU64>,
     tasks: TaskTracker,
@@ -156,7 +96,8 @@ pub(crate) struct Joined {
 
 /// A region's log, before its node decides anything.
 pub(crate) struct Opened {
-    pub(crate) log: JetStreamLog,
+    log: JetStreamLog,
+    following: following::Watch,
 }
 
 fn options(config: &Config) -> Result<Options, Error> {
@@ -185,29 +126,28 @@ fn options(config: &Config) -> Result<Options, Error> {
 
 impl Opened {
     /// Opens the log on the servers and follows it into the local store.
-    pub(crate) async fn open(config: &Config, store: &LocalStore) -> Result<Self, Error> {
+    pub(crate) async fn open(config: &Config, store: &LocalStore, wall: fn() -> TimestampUs) -> Result<Self, Error> {
         let (replica, checkpoints) = (Arc::new(store.clone()), Arc::new(store.clone()));
         let log = JetStreamLog::open(options(config)?, replica, checkpoints, Handle::current()).await;
-        Ok(Self { log: log.map_err(Error::Log)? })
+        let log = log.map_err(Error::Log)?;
+        let following = following::Watch::start(log.clone(), &config.data, wall);
+        Ok(Self { log, following })
     }
 
-    /// Compares this machine's clock with that of the servers, which all nodes share.
+    /// Refuses a machine whose clock differs from that of the servers.
     pub(crate) async fn check_clock(&self, wall: fn() -> TimestampUs) -> Result<(), Error> {
-        let options = self.log.options();
-        let before = wall();
-        let theirs = lease::server_time(&self.log.client(), (&options.region, options.replicas), &options.node).await;
-        let theirs = theirs.map_err(Error::Lease)?;
-        let after = wall();
-        // A time that cannot be read is no reason to stay away.
-        let Ok(time) = DateTime::parse_from_rfc3339(&theirs) else { return Ok(()) };
-        let at = u64::try_from(time.timestamp_micros()).unwrap_or(0);
-        let (ahead, behind) = (before.0.saturating_sub(at), at.saturating_sub(after.0));
-        let skew = Duration::from_micros(ahead.max(behind));
-        if skew <= CLOCK_SKEW_MAX {
-            return Ok(());
-        }
-        let direction = if ahead > 0 { "ahead of" } else { "behind" };
-        Err(Error::ClockSkew { by: skew, direction, theirs })
+        let skew = clock::compare(&self.log, wall).await.map_err(Error::Lease)?;
+        skew.map_or(Ok(()), |skew| skew.check().map(|_| ()))
+    }
+
+    /// How far the replica is, now and later.
+    pub(crate) fn following(&self) -> watch::Receiver<Following> {
+        self.following.subscribe()
+    }
+
+    /// Waits until the replica is near the end of the log, so that no shard waits for it.
+    pub(crate) async fn catch_up(&self, show: &Show<'_>) -> Result<(), Error> {
+        following::catch_up(&self.log, &self.following, show).await
     }
 
     /// The secret that all nodes of the region have.
@@ -224,7 +164,7 @@ impl Opened {
         incarnation: u128,
         started_at: TimestampUs,
     ) -> Result<Joined, Error> {
-        let (cluster, log) = (&config.cluster, self.log);
+        let (cluster, Self { log, following }) = (&config.cluster, self);
         let settings = lease::Settings {
             started_at,
             address: config.grpc.listen.to_string(),
@@ -244,6 +184,7 @@ impl Opened {
             leases,
             requests,
             node,
+            following,
             taken,
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
@@ -388,8 +329,8 @@ impl Cluster {
     }
 
     /// How far the replica is.
-    pub(crate) fn progress(&self) -> Progress {
-        self.log.progress()
+    pub(crate) fn following(&self) -> Following {
+        self.following.now()
     }
 
     /// Why this node should not be sent requests.
@@ -397,9 +338,7 @@ impl Cluster {
         if let Some(failure) = self.log.failure() {
             return Some(format!("[E0020] this node does not follow the log any more: {failure}"));
         }
-        let Progress { applied, head } = self.progress();
-        let behind = head.saturating_sub(applied);
-        (behind > LAG_GROUPS_MAX).then(|| format!("this node is {behind} groups behind the log"))
+        self.following().obstacle()
     }
 
     /// Leaves the shards to other nodes when this one does not follow the log any more.
@@ -442,6 +381,7 @@ impl Cluster {
         }
         self.stop.cancel();
         self.log.close().await;
+        self.following.finish().await;
         self.tasks.close();
         if tokio::time::timeout(TASKS_WAIT, self.tasks.wait()).await.is_err() {
             warn!("what was done for other nodes did not end in time");

@@ -6,6 +6,7 @@
 
 mod error;
 mod ground;
+mod node;
 mod prices;
 mod readers;
 mod upstreams;
@@ -76,15 +77,19 @@ impl Platform {
     /// # Errors
     /// What could not be opened, bound or recorded; nothing is left running.
     pub async fn start(config: Config) -> Result<Self, StartError> {
-        Self::start_with(config, None).await
+        Self::start_with(config, None, &cluster::as_lines()).await
     }
 
     /// Like [`start`](Self::start), with an operator's token that is in force instead of the data directory's, which
-    /// is written all the same.
+    /// is written all the same; a node that has to catch up with its region's log shows how far it is.
     ///
     /// # Errors
     /// Like those of `start`; and the token cannot be one.
-    pub async fn start_with(config: Config, admin_token: Option<Secret>) -> Result<Self, StartError> {
+    pub async fn start_with(
+        config: Config,
+        admin_token: Option<Secret>,
+        show: &cluster::Show<'_>,
+    ) -> Result<Self, StartError> {
         let clients = upstreams::clients(&config.upstreams, config.requests.in_flight_max)?;
         let metrics = Metrics::new().map_err(StartError::Metrics)?;
         let opened = {
@@ -92,9 +97,14 @@ impl Platform {
             spawn_blocking(move || Ground::open(&config, admin_token))
         };
         let mut ground = opened.await.map_err(StartError::Task)??;
-        let joined = if config.cluster.is_on() { Some(ground.join(&config).await?) } else { None };
         let http_listener = listen("HTTP", config.http.listen).await?;
         let grpc_listener = listen("gRPC", config.grpc.listen).await?;
+        let (http_listener, joined) = if config.cluster.is_on() {
+            let (listener, joined) = node::join(&mut ground, &config, http_listener, (&metrics, show)).await?;
+            (listener, Some(joined))
+        } else {
+            (http_listener, None)
+        };
         let (tenants, region, groups) = ground.shells(&config);
         let shards = match joined {
             Some(joined) => {
@@ -224,7 +234,7 @@ impl Platform {
         let app = Arc::new(http::App {
             path: self.path.clone(),
             readiness,
-            metrics,
+            metrics: metrics.clone(),
             clock: Arc::clone(&ground.clock),
             log: Arc::clone(&ground.log),
             tenants: self.tenants.clone(),
@@ -234,8 +244,10 @@ impl Platform {
             models_since_s,
         });
         let serving = http::Serving {
-            router: http::router(Arc::clone(&app)),
-            app,
+            router: http::router(app),
+            metrics,
+            clock: Arc::clone(&ground.clock),
+            ids: Arc::clone(&ground.ids),
             tasks: self.tasks.clone(),
             stop: self.stop.clone(),
             header_timeout: config.http.header_timeout,

@@ -9,7 +9,10 @@ use std::sync::{
 use events_journal::{EventLog, Health, Refusal};
 use projections::{Reader, tenants::Tenants};
 
-use crate::{cluster::Cluster, shutdown::Stop};
+use crate::{
+    cluster::{Cluster, Following},
+    shutdown::Stop,
+};
 
 /// Most commits that the read models may be behind the log.
 pub const LAG_COMMITS_MAX: u64 = 50_000;
@@ -75,6 +78,11 @@ impl Readiness {
             self.caught_up.store(true, Ordering::Release);
         }
         obstacles
+    }
+
+    /// How far this node's replica is, if it is a node.
+    pub fn following(&self) -> Option<Following> {
+        self.cluster.as_ref().map(|cluster| cluster.following())
     }
 
     /// Whether the log accepts commits.

@@ -10,6 +10,7 @@ use serde_json::json;
 
 use super::{
     arguments::{Common, Listen, Simulate},
+    catch_up,
     clock::Stopwatch,
     failure::{Failure, Problem},
     output::{Output, note},
@@ -41,7 +42,15 @@ pub(super) async fn serve(
     start_telemetry(&config.telemetry)?;
     let mut signals = Signals::install()?;
     let drain_timeout = config.requests.drain_timeout;
-    let platform = Platform::start_with(config, environment.admin_token()).await?;
+    let shown = catch_up::shown();
+    let platform = tokio::select! {
+        started = Platform::start_with(config, environment.admin_token(), &*shown) => started?,
+        // A node may have much to catch up with; what it has is kept.
+        () = signals.next() => {
+            note("ended before it was ready");
+            return Ok(());
+        }
+    };
     let (http, grpc) = (platform.http_address(), platform.grpc_address());
     let ready = started.elapsed();
     if output.json() {

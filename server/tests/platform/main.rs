@@ -11,6 +11,7 @@
 )]
 
 mod bad_input;
+mod catch_up;
 mod clock;
 mod cluster;
 mod crowd;
