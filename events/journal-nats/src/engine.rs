@@ -312,7 +312,8 @@ impl JetStreamLog {
         }
     }
 
-    /// Gives a shard back: nothing more is accepted, what was accepted is brought to its end first.
+    /// Gives a shard back: nothing more is accepted, what was accepted is brought to its end first. While the replica
+    /// refuses, that is when the stream has it; who waits for the replica is answered `Unknown` then.
     ///
     /// # Errors
     /// `NoSuchShard`.
@@ -320,8 +321,18 @@ impl JetStreamLog {
         let one = self.shard(shard)?;
         let mut phase = one.watch();
         one.begin_release();
-        // An error means that the engine is gone, and the shard with it.
-        drop(phase.wait_for(|phase| *phase != Phase::Releasing).await);
+        let mut health = self.core.replica.watch_health();
+        let hurry = async {
+            // An error means that the replica is gone, and nothing gets there.
+            drop(health.wait_for(|health| *health != Health::Accepting).await);
+            one.hurry();
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            // An error means that the engine is gone, and the shard with it.
+            _ended = phase.wait_for(|phase| *phase != Phase::Releasing) => {}
+            () = hurry => {}
+        }
         Ok(())
     }
 
