@@ -42,7 +42,7 @@ pub use self::{
     error::Error,
     limit::{NODE_NAME_BYTES_MAX, NODE_TEXT_BYTES_MAX, NODES_MAX, TTL_DEFAULT, TTL_MAX, TTL_MIN},
     record::{Incarnation, NodeState},
-    share::{server_time, share},
+    share::{ensure, server_time, share},
 };
 use self::{
     bucket::Bucket,
@@ -359,7 +359,7 @@ impl Leases {
         u32::try_from(self.0.view.read().shards.len()).unwrap_or(u32::MAX)
     }
 
-    /// Hands everything over and takes nothing more. Waits until nothing is left here and, if there is another live
+    /// Hands everything over and takes nothing more, until `resume`. Waits until nothing is left here and, if there is another live
     /// node, until others have taken it all; at most `wait`.
     ///
     /// Returns the shards that nobody has taken by then.
@@ -383,6 +383,14 @@ impl Leases {
         // What is left is counted either way.
         drop(tokio::time::timeout(wait, handed_over).await);
         Ok(self.unowned())
+    }
+
+    /// Takes shards again after a `drain`.
+    ///
+    /// # Errors
+    /// `Closed`: the leases were closed.
+    pub async fn resume(&self) -> Result<(), Error> {
+        self.0.commands.send(Command::Resume).await.map_err(|_| Error::Closed)
     }
 
     /// Shards that no other live node owns.

@@ -150,6 +150,7 @@ impl Core {
             Input::Wrote(write, result) => self.wrote(now, write, result, out),
             Input::Acknowledged { shard } => self.acknowledged(shard, out),
             Input::Drain => self.intend(NodeState::Draining),
+            Input::Resume => self.intend(NodeState::Live),
             Input::Leave => self.intend(NodeState::Left),
         }
         if self.lease.deadline <= now {

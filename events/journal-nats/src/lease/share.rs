@@ -24,13 +24,19 @@ pub async fn share(
     bucket.share(&format!("secret.{name}"), Bytes::copy_from_slice(mine)).await
 }
 
-/// The time at the servers, RFC 3339: they stamp a message, and it is read back.
+/// Makes the bucket of a region if it is not there; checks it if it is.
 ///
 /// # Errors
 /// - `ForeignBucket`: nothing was changed.
 /// - `Api`: the servers do not answer, or refuse.
-pub async fn server_time(client: &Client, (region, replicas): (&RegionId, usize), node: &str) -> Result<String, Error> {
-    let bucket = Bucket::new(client, region, READ_WAIT);
-    bucket.ensure(replicas).await?;
-    bucket.stamp(&format!("clock.{node}")).await
+pub async fn ensure(client: &Client, (region, replicas): (&RegionId, usize)) -> Result<(), Error> {
+    Bucket::new(client, region, READ_WAIT).ensure(replicas).await
+}
+
+/// The time at the servers, RFC 3339: they stamp a message in the region's bucket, and it is read back.
+///
+/// # Errors
+/// `Api`: the servers do not answer, or refuse; there is no bucket.
+pub async fn server_time(client: &Client, region: &RegionId, node: &str) -> Result<String, Error> {
+    Bucket::new(client, region, READ_WAIT).stamp(&format!("clock.{node}")).await
 }
