@@ -3,6 +3,7 @@
 //! Invariants: a stream is decided here only while this node's lease of its shard holds *and* the engine has taken the
 //! shard, in the same epoch; a shard is given back only after nothing of it is in flight any more.
 
+mod away;
 mod clock;
 mod error;
 mod following;
@@ -10,7 +11,7 @@ mod following;
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicI64, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -33,8 +34,10 @@ use tokio::{
     sync::{mpsc, watch},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
+use self::away::Away;
+pub(crate) use self::error::is_other_settings;
 pub(crate) use self::following::{FILE as FOLLOWER_FILE, as_lines};
 pub use self::{
     error::Error,
@@ -79,6 +82,9 @@ pub(crate) struct Cluster {
     requests: Requests,
     node: String,
     following: following::Watch,
+    away: Away,
+    /// By how much this machine's clock is ahead of the servers', microseconds; negative = behind.
+    skew_us: AtomicI64,
     /// The epoch in which the engine has taken each shard.
     taken: Vec<AtomicU64>,
     tasks: TaskTracker,
@@ -136,6 +142,9 @@ impl Opened {
 
     /// Refuses a machine whose clock differs from that of the servers.
     pub(crate) async fn check_clock(&self, wall: fn() -> TimestampUs) -> Result<(), Error> {
+        let options = self.log.options();
+        let made = lease::ensure(&self.log.client(), (&options.region, options.replicas)).await;
+        made.map_err(Error::Lease)?;
         let skew = clock::compare(&self.log, wall).await.map_err(Error::Lease)?;
         skew.map_or(Ok(()), |skew| skew.check().map(|_| ()))
     }
@@ -185,6 +194,8 @@ impl Opened {
             requests,
             node,
             following,
+            away: Away::default(),
+            skew_us: AtomicI64::new(0),
             taken,
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
@@ -195,7 +206,11 @@ impl Opened {
 
 impl Joined {
     /// Starts to answer other nodes and to take shards.
-    pub(crate) async fn start(self, shells: Shells) -> Result<(Arc<Cluster>, mpsc::UnboundedReceiver<u32>), Error> {
+    pub(crate) async fn start(
+        self,
+        shells: Shells,
+        wall: fn() -> TimestampUs,
+    ) -> Result<(Arc<Cluster>, mpsc::UnboundedReceiver<u32>), Error> {
         let Self { cluster, shards, changes, told } = self;
         let inbox = cluster.requests.listen(&cluster.node).await.map_err(Error::Listen)?;
         // Both go on while this node hands its shards over; `close` ends them.
@@ -204,7 +219,9 @@ impl Joined {
         cluster.tasks.spawn(async move { stop.run_until_cancelled_owned(answering).await });
         cluster.tasks.spawn(keep(Arc::clone(&cluster), changes, told));
         let (stop, watched) = (cluster.stop.clone(), Arc::clone(&cluster));
-        cluster.tasks.spawn(async move { stop.run_until_cancelled_owned(watched.leave_if_stopped()).await });
+        cluster.tasks.spawn(async move { stop.run_until_cancelled_owned(watched.watch_log()).await });
+        let (stop, watched) = (cluster.stop.clone(), Arc::clone(&cluster));
+        cluster.tasks.spawn(async move { stop.run_until_cancelled_owned(watched.watch_clock(wall)).await });
         Ok((cluster, shards))
     }
 }
@@ -334,27 +351,16 @@ impl Cluster {
     }
 
     /// Why this node should not be sent requests.
-    pub(crate) fn obstacle(&self) -> Option<String> {
+    pub(crate) fn obstacles(&self) -> Vec<String> {
         if let Some(failure) = self.log.failure() {
-            return Some(format!("[E0020] this node does not follow the log any more: {failure}"));
+            return vec![format!("[E0020] this node does not follow the log any more: {failure}")];
         }
-        self.following().obstacle()
-    }
-
-    /// Leaves the shards to other nodes when this one does not follow the log any more.
-    async fn leave_if_stopped(&self) {
-        let mut health = self.log.watch_health();
-        while self.log.failure().is_none() {
-            if health.changed().await.is_err() {
-                return;
-            }
-        }
-        error!("this node does not follow the log any more and leaves its shards to others");
-        self.leases.close(HANDOVER_WAIT).await;
+        self.away.reasons().into_iter().chain(self.following().obstacle()).collect()
     }
 
     /// Hands all shards over; returns how many nobody has taken in time.
     pub(crate) async fn drain(&self) -> u32 {
+        self.away.stay();
         let left = self.leases.drain(HANDOVER_WAIT).await.unwrap_or(0);
         info!(left, "shards handed over");
         left

@@ -5,8 +5,8 @@
 
 use events_model::{DurationUs, tenant::Usage};
 use prometheus::{
-    Encoder as _, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, TextEncoder, core::Collector,
+    Encoder as _, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    Opts, Registry, TextEncoder, core::Collector,
 };
 
 use crate::cluster::Following;
@@ -51,6 +51,8 @@ pub const FOLLOWER_APPLIED: &str = "freehold_follower_applied_groups";
 pub const FOLLOWER_HEAD: &str = "freehold_follower_head_groups";
 /// Groups that this node's replica lacks.
 pub const FOLLOWER_LAG: &str = "freehold_follower_lag_groups";
+/// Seconds by which this node's clock is ahead of that of the NATS servers; negative = behind.
+pub const CLOCK_SKEW_SECONDS: &str = "freehold_clock_skew_seconds";
 /// 1 = the log accepts commits.
 pub const LOG_ACCEPTING: &str = "freehold_log_accepting";
 /// Position that a projection contains, by projection.
@@ -97,6 +99,7 @@ pub struct Metrics {
     pub follower_applied: IntGauge,
     pub follower_head: IntGauge,
     pub follower_lag: IntGauge,
+    pub clock_skew: Gauge,
     pub log_accepting: IntGauge,
     pub projection_position: IntGaugeVec,
     pub group_parked: IntGaugeVec,
@@ -148,6 +151,7 @@ impl Metrics {
             follower_applied: gauge(FOLLOWER_APPLIED, "Groups of the region's log in the replica.")?,
             follower_head: gauge(FOLLOWER_HEAD, "Groups of the region's log.")?,
             follower_lag: gauge(FOLLOWER_LAG, "Groups that the replica lacks.")?,
+            clock_skew: register(&registry, Gauge::new(CLOCK_SKEW_SECONDS, "Clock ahead of the NATS servers'.")?)?,
             log_accepting: gauge(LOG_ACCEPTING, "1 = the log accepts commits.")?,
             projection_position: gauges(PROJECTION_POSITION, "Position a projection contains.", &["projection"])?,
             group_parked: gauges(GROUP_PARKED, "Parked events of a consumer group.", &["group"])?,
@@ -193,6 +197,12 @@ fn register<C: Collector + Clone + 'static>(registry: &Registry, metric: C) -> R
 #[expect(clippy::cast_precision_loss, reason = "a span of more than 2^52 microseconds is 142 years")]
 pub fn seconds(span: DurationUs) -> f64 {
     span.0 as f64 / 1_000_000.0
+}
+
+/// A signed number of microseconds in seconds.
+#[expect(clippy::cast_precision_loss, reason = "a span of more than 2^52 microseconds is 142 years")]
+pub fn signed_seconds(us: i64) -> f64 {
+    us as f64 / 1_000_000.0
 }
 
 /// A position or count as a gauge's value.

@@ -14,7 +14,7 @@ mod upstreams;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use actors_core::{group::Group, region::Region, tenant::Tenant};
-use actors_shell::{Placement, Shell};
+use actors_shell::{LiveClock, Placement, Shell};
 use events_journal::EventLog as _;
 use events_journal_sled::LocalStore;
 use events_model::{DecisionContext, Position};
@@ -108,7 +108,7 @@ impl Platform {
         let (tenants, region, groups) = ground.shells(&config);
         let shards = match joined {
             Some(joined) => {
-                let started = joined.start(cluster::Shells::new(&tenants, &region, &groups)).await;
+                let started = joined.start(cluster::Shells::new(&tenants, &region, &groups), LiveClock::wall).await;
                 Some(started.map_err(StartError::Cluster)?.1)
             }
             None => None,

@@ -10,7 +10,7 @@
 use std::{fmt::Debug, pin::Pin, time::Duration};
 
 use actors_core::Decider;
-use events_journal::{AppendError, Refusal};
+use events_journal::{AppendError, Health, Refusal};
 use events_model::{
     CommitId, DecisionContext, DurationUs, EpisodeId, PayloadView, Position, Principal, Stored, StreamId, TimestampUs,
     Version,
@@ -276,11 +276,18 @@ impl<D: Decider> Handle<D> {
     }
 
     /// Waits until this node's own log shows a position, so that the caller reads what it was told. In vain at the
-    /// most until the deadline: the decision stands all the same.
+    /// most until the deadline, and not at all while nothing gets into this node's log: the decision stands all the
+    /// same.
     async fn until_here(&self, position: Position, deadline: Instant) {
-        let mut head = self.log().watch_head();
+        let (mut head, mut health) = (self.log().watch_head(), self.log().watch_health());
+        let shown = async {
+            tokio::select! {
+                _shown = head.wait_for(|head| *head >= position) => {}
+                _refuses = health.wait_for(|health| *health != Health::Accepting) => {}
+            }
+        };
         // Late or closed: nothing more can be done for the caller.
-        let _late = timeout_at(deadline, head.wait_for(|head| *head >= position)).await;
+        let _late = timeout_at(deadline, shown).await;
     }
 }
 

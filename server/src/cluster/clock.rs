@@ -24,6 +24,12 @@ pub(crate) struct Skew {
 }
 
 impl Skew {
+    /// Microseconds; negative = behind.
+    pub(super) fn signed_us(&self) -> i64 {
+        let us = i64::try_from(self.by.as_micros()).unwrap_or(i64::MAX);
+        if self.is_ahead { us } else { -us }
+    }
+
     /// As an error, if it is more than is allowed.
     pub(super) fn check(self) -> Result<Self, Error> {
         if self.by <= SKEW_MAX {
@@ -40,7 +46,7 @@ impl Skew {
 /// They do not answer. `None`: they answer something else.
 pub(super) async fn compare(log: &JetStreamLog, wall: fn() -> TimestampUs) -> Result<Option<Skew>, lease::Error> {
     let (options, client) = (log.options(), log.client());
-    let asking = lease::server_time(&client, (&options.region, options.replicas), &options.node);
+    let asking = lease::server_time(&client, &options.region, &options.node);
     between(asking, wall).await
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use events_journal_nats::{ApiError, OpenError, lease};
+use events_journal_nats::{ApiError, Difference, OpenError, lease};
 
 use super::clock::SKEW_MAX;
 use crate::config::{self, KeyError};
@@ -40,7 +40,7 @@ pub enum Error {
 
 impl Error {
     /// The number of its page in `docs/errors`, if it has one.
-    pub const fn code(&self) -> Option<&'static str> {
+    pub fn code(&self) -> Option<&'static str> {
         match self {
             Self::Password(_) => Some(KeyError::CODE),
             Self::Log(error) => log_code(error),
@@ -51,8 +51,19 @@ impl Error {
     }
 }
 
-const fn log_code(error: &OpenError) -> Option<&'static str> {
+/// Fields in which a region's stream or bucket differs when the node's settings are wrong.
+const SETTINGS: [&str; 2] = ["freehold_shards", "num_replicas"];
+
+/// Whether a stream is this region's, made with other settings than this node's. One without a number of shards is
+/// somebody else's.
+pub(crate) fn is_other_settings(differences: &[Difference]) -> bool {
+    let is_setting = |one: &Difference| SETTINGS.contains(&one.field) && one.actual.parse::<u32>().is_ok();
+    !differences.is_empty() && differences.iter().all(is_setting)
+}
+
+fn log_code(error: &OpenError) -> Option<&'static str> {
     match error {
+        OpenError::ForeignStream { differences, .. } if is_other_settings(differences) => Some("E0019"),
         OpenError::Unreachable { .. } | OpenError::Api { .. } => Some("E0013"),
         OpenError::Credentials { .. } | OpenError::CredentialsFile { .. } => Some("E0014"),
         OpenError::ServerTooOld { .. } => Some("E0015"),
@@ -64,8 +75,9 @@ const fn log_code(error: &OpenError) -> Option<&'static str> {
     }
 }
 
-const fn lease_code(error: &lease::Error) -> Option<&'static str> {
+fn lease_code(error: &lease::Error) -> Option<&'static str> {
     match error {
+        lease::Error::ForeignBucket { differences, .. } if is_other_settings(differences) => Some("E0019"),
         lease::Error::Setting { .. } => Some(config::Error::CODE),
         lease::Error::ForeignBucket { .. } => Some("E0018"),
         lease::Error::Differs { .. } | lease::Error::NameTaken { .. } | lease::Error::TooManyNodes { .. } => {

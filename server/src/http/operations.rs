@@ -7,7 +7,7 @@ use prometheus::TEXT_FORMAT;
 use serde::Serialize;
 
 use super::{App, JSON, State, error, with_type};
-use crate::metrics::{Metrics, gauge_value};
+use crate::metrics::{Metrics, gauge_value, signed_seconds};
 
 /// Consumer groups that metrics show by name; no group's name is `other`, it has a `/` in it.
 const GROUPS_SHOWN_MAX: usize = 50;
@@ -59,6 +59,9 @@ fn measure(app: &App) {
     metrics.log_accepting.set(app.readiness.log_accepts().into());
     if let Some(following) = app.readiness.following() {
         metrics.set_following(&following);
+    }
+    if let Some(us) = app.readiness.clock_skew_us() {
+        metrics.clock_skew.set(signed_seconds(us));
     }
     metrics.ready.set(app.readiness.obstacles().is_empty().into());
     for (name, position) in app.projections.positions() {

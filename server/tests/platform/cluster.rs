@@ -177,7 +177,7 @@ async fn a_node_must_agree_with_its_region_and_have_a_name_of_its_own() {
 
     let mut candidate = Candidate::new(server.url(), "two");
     candidate.config.cluster.shards = 2 * SHARDS;
-    candidate.is_refused("E0018", &["stream FH_LOG_LOCAL", "freehold_shards is 16, not 32"]).await;
+    candidate.is_refused("E0019", &["stream FH_LOG_LOCAL", "freehold_shards is 16, not 32"]).await;
     candidate.config.cluster.shards = SHARDS;
     candidate.config.cluster.lease = Duration::from_secs(7);
     candidate.is_refused("E0019", &["ttl_ms of this node is 7000, the region has 1500"]).await;
