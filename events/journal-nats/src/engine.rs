@@ -25,7 +25,7 @@ use tracing::warn;
 use crate::{
     api::Leader,
     connect::{self, Options, Ownership},
-    error::{FollowError, OpenError, TakeError},
+    error::{ApiError, FollowError, OpenError, TakeError},
     follow::{self, Follower},
     forming::{Load, Ticket, Waiting},
     group::Link,
@@ -249,6 +249,17 @@ impl JetStreamLog {
     pub fn progress(&self) -> Progress {
         let applied = *self.core.applied.borrow();
         Progress { applied, head: self.core.head().max(applied) }
+    }
+
+    /// Waits until the replica has everything that the stream's leader has at this moment.
+    ///
+    /// # Errors
+    /// The leader does not answer.
+    pub async fn reach_head(&self) -> Result<(), ApiError> {
+        let head = self.core.leader.info().await?.state.last_sequence;
+        self.core.seen_head(head);
+        self.core.wait_applied(head).await;
+        Ok(())
     }
 
     /// The stream sequence behind which this node began to follow when it was opened.

@@ -36,6 +36,7 @@ use tokio_util::{
 };
 use tracing::debug;
 
+pub(crate) use self::share::Look;
 pub use self::{
     assign::desired_owner,
     clock::{LiveClock, MonotonicClock},
@@ -317,6 +318,11 @@ impl Leases {
         self.epoch(shard).is_some()
     }
 
+    /// Whether this node's lease holds at this moment.
+    pub fn is_held(&self) -> bool {
+        self.0.mine.is_held(nanos(self.0.clock.now()))
+    }
+
     /// The epoch in which a shard is this node's, if it is at this moment.
     pub fn epoch(&self, shard: u32) -> Option<u64> {
         self.0.mine.epoch(shard, || nanos(self.0.clock.now()))
@@ -402,6 +408,11 @@ impl Leases {
         };
         let shards = u32::try_from(view.shards.len()).unwrap_or(u32::MAX);
         u32::try_from((0..shards).filter(owned).count()).unwrap_or(u32::MAX)
+    }
+
+    /// Stops at once and gives nothing back, as if the process were killed: the lease runs out.
+    pub fn abandon(&self) {
+        self.0.stop.cancel();
     }
 
     /// Gives everything back, ends the lease and stops, within `wait`; whether all was given back. If not, what is

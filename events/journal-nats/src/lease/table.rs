@@ -33,6 +33,11 @@ impl Mine {
         (epoch != 0 && now() < deadline).then_some(epoch)
     }
 
+    /// Whether the lease holds at this moment.
+    pub(crate) fn is_held(&self, now: Nanos) -> bool {
+        now < self.deadline.load(Ordering::Acquire)
+    }
+
     pub(crate) fn set_deadline(&self, deadline: Nanos) {
         self.deadline.store(deadline, Ordering::Release);
     }
