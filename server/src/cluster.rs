@@ -31,17 +31,19 @@ use events_journal_sled::LocalStore;
 use events_model::{RegionId, StreamId, TimestampUs};
 use tokio::{
     runtime::Handle,
-    sync::{mpsc, watch},
+    sync::{Semaphore, mpsc, watch},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 
 use self::away::Away;
-pub(crate) use self::error::is_other_settings;
-pub(crate) use self::following::{FILE as FOLLOWER_FILE, as_lines};
 pub use self::{
     error::Error,
     following::{CatchUp, Following, Show},
+};
+pub(crate) use self::{
+    error::is_other_settings,
+    following::{FILE as FOLLOWER_FILE, as_lines},
 };
 use crate::config::Config;
 
@@ -57,6 +59,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 const TASKS_WAIT: Duration = Duration::from_secs(2);
 /// Groups of the stream that the replica of a node that is ready may lack.
 const LAG_GROUPS_MAX: u64 = 1_000;
+/// Longest wait until this node shows what others have shown, and questions about it at the same time.
+const REACH_WAIT: Duration = Duration::from_secs(1);
+const LOOKS_MAX: usize = 4;
 /// Epochs begin with 1.
 const NOT_TAKEN: u64 = 0;
 
@@ -81,14 +86,26 @@ pub(crate) struct Cluster {
     leases: Leases,
     requests: Requests,
     node: String,
+    incarnation: Incarnation,
     following: following::Watch,
     away: Away,
+    /// Places for questions where the log ends.
+    looks: Semaphore,
     /// By how much this machine's clock is ahead of the servers', microseconds; negative = behind.
     skew_us: AtomicI64,
-    /// The epoch in which the engine has taken each shard.
-    taken: Vec<AtomicU64>,
+    /// What the engine has taken.
+    taken: Vec<Taken>,
     tasks: TaskTracker,
     stop: CancellationToken,
+}
+
+/// Whether the engine has taken a shard.
+#[derive(Debug, Default)]
+struct Taken {
+    /// In which epoch of its lease; `NOT_TAKEN` = it has not.
+    epoch: AtomicU64,
+    /// Counts how often: one lease may outlast a shard that is fenced and taken again.
+    times: AtomicU64,
 }
 
 /// What a node that has joined works with.
@@ -185,7 +202,7 @@ impl Opened {
         };
         let started = Leases::start(&log.client(), settings, Arc::new(LiveClock)).await;
         let (leases, changes) = started.map_err(Error::Lease)?;
-        let taken = (0..cluster.shards).map(|_| AtomicU64::new(NOT_TAKEN)).collect();
+        let taken = (0..cluster.shards).map(|_| Taken::default()).collect();
         let (requests, node) = (log.requests(), cluster.node.clone());
         let (told, shards) = mpsc::unbounded_channel();
         let cluster = Arc::new(Cluster {
@@ -193,8 +210,10 @@ impl Opened {
             leases,
             requests,
             node,
+            incarnation: Incarnation(incarnation),
             following,
             away: Away::default(),
+            looks: Semaphore::new(LOOKS_MAX),
             skew_us: AtomicI64::new(0),
             taken,
             tasks: TaskTracker::new(),
@@ -305,19 +324,23 @@ impl Cluster {
     fn unmark(&self, shard: u32, epoch: u64) {
         if let Some(taken) = self.taken.get(shard as usize) {
             // Another epoch is not this task's.
-            let _other = taken.compare_exchange(epoch, NOT_TAKEN, Ordering::AcqRel, Ordering::Acquire);
+            let _other = taken.epoch.compare_exchange(epoch, NOT_TAKEN, Ordering::AcqRel, Ordering::Acquire);
         }
     }
 
     fn mark(&self, shard: u32, epoch: u64) {
         if let Some(taken) = self.taken.get(shard as usize) {
-            taken.store(epoch, Ordering::Release);
+            taken.times.fetch_add(1, Ordering::AcqRel);
+            taken.epoch.store(epoch, Ordering::Release);
         }
     }
 
-    fn is_taken(&self, shard: u32) -> bool {
-        let epoch = self.taken.get(shard as usize).map_or(NOT_TAKEN, |taken| taken.load(Ordering::Acquire));
-        epoch != NOT_TAKEN && self.leases.epoch(shard) == Some(epoch)
+    /// Which taking of a shard is in force, if this node decides for it at this moment.
+    fn taking(&self, shard: u32) -> Option<u64> {
+        let taken = self.taken.get(shard as usize)?;
+        let epoch = taken.epoch.load(Ordering::Acquire);
+        let holds = epoch != NOT_TAKEN && self.leases.epoch(shard) == Some(epoch);
+        holds.then(|| taken.times.load(Ordering::Acquire))
     }
 
     /// The log that this node reads and appends to.
@@ -333,6 +356,36 @@ impl Cluster {
     /// This node's name.
     pub(crate) fn node(&self) -> &str {
         &self.node
+    }
+
+    /// This run of this node, as admissions record it.
+    pub(crate) fn served_by(&self) -> String {
+        format!("{}/{}", self.node, self.incarnation)
+    }
+
+    /// Whether the run of a node that an admission recorded is over, as far as is known here at this moment: what is
+    /// read of the others may be a little old.
+    pub(crate) fn is_gone(&self, served_by: &str) -> bool {
+        let Some((name, incarnation)) = served_by.split_once('/') else { return false };
+        let nodes = self.nodes();
+        let node = nodes.iter().find(|node| node.name == name);
+        // One that nobody remembers is left to its requests' deadlines.
+        node.is_some_and(|node| node.state.is_gone() || node.incarnation.to_string() != incarnation)
+    }
+
+    /// Whether this node's lease holds at this moment. If not, others may settle what it serves.
+    pub(crate) fn has_lease(&self) -> bool {
+        self.leases.is_held()
+    }
+
+    /// Waits until this node shows everything that any node had shown before; `false` = it could not be found out in
+    /// time. Bounded, so that whoever asks for what is nowhere makes no load.
+    pub(crate) async fn reach_head(&self) -> bool {
+        let reaching = async {
+            let Ok(_slot) = self.looks.acquire().await else { return false };
+            self.log.reach_head().await.is_ok()
+        };
+        tokio::time::timeout(REACH_WAIT, reaching).await.unwrap_or(false)
     }
 
     /// All nodes.
@@ -380,6 +433,12 @@ impl Cluster {
         left.ok_or(NoReply::Late)
     }
 
+    /// Stops to renew the lease and to answer others, and gives nothing back.
+    pub(crate) fn abandon(&self) {
+        self.stop.cancel();
+        self.leases.abandon();
+    }
+
     /// Gives everything back and lets go of the log.
     pub(crate) async fn close(&self) {
         if !self.leases.close(HANDOVER_WAIT).await {
@@ -397,8 +456,8 @@ impl Cluster {
 }
 
 impl Placement for Cluster {
-    fn is_here(&self, stream: &StreamId) -> bool {
-        self.is_taken(self.shard_of(stream))
+    fn epoch(&self, stream: &StreamId) -> Option<u64> {
+        self.taking(self.shard_of(stream))
     }
 
     fn forward<'a>(&'a self, stream: &'a StreamId, question: &'a [u8], wait_max: Duration) -> Forwarded<'a> {

@@ -49,7 +49,8 @@ const POLICY_VERSION: u32 = 1;
 /// that were told to stop.
 const END_WAIT: Duration = Duration::from_secs(2);
 
-/// A running process of Freehold. Dropping it stops everything at once, as a crash would; `shutdown` is the polite way.
+/// A running process of Freehold. Dropping it stops everything at once, as a crash would: the lease of a node runs out.
+/// `shutdown` is the polite way.
 #[derive(Debug)]
 pub struct Platform {
     http_address: SocketAddr,
@@ -325,6 +326,9 @@ impl Drop for Platform {
     fn drop(&mut self) {
         self.stop.now();
         self.stop_folds.send_replace(true);
+        if let Some(cluster) = &self.cluster {
+            cluster.abandon();
+        }
     }
 }
 
@@ -344,6 +348,7 @@ fn model_path(
         inputs,
         limits: RequestLimits { body_bytes_max: config.http.body_bytes_max, ..RequestLimits::default() },
         in_flight_max: config.requests.in_flight_max,
+        cluster: ground.cluster.clone(),
         metrics,
         stop,
     })

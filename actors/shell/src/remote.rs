@@ -37,8 +37,14 @@ pub type Forwarded<'a> = Pin<Box<dyn Future<Output = Result<Vec<u8>, NoReply>> +
 
 /// Where streams are decided, and the way there. Without one, everything is decided here.
 pub trait Placement: Debug + Send + Sync + 'static {
-    /// Whether this process decides for the stream at this moment. Asked before every decision, so it must be cheap.
-    fn is_here(&self, stream: &StreamId) -> bool;
+    /// Tells one time in which this process decides for the stream from all others, if it does at this moment: between
+    /// two of them others may have decided, or nobody. Asked before every decision, so it must be cheap.
+    fn epoch(&self, stream: &StreamId) -> Option<u64>;
+
+    /// Whether this process decides for the stream at this moment.
+    fn is_here(&self, stream: &StreamId) -> bool {
+        self.epoch(stream).is_some()
+    }
 
     /// Brings a question to the node that decides for the stream, and its reply back.
     fn forward<'a>(&'a self, stream: &'a StreamId, question: &'a [u8], wait_max: Duration) -> Forwarded<'a>;

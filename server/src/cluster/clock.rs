@@ -51,10 +51,10 @@ pub(super) async fn compare(log: &JetStreamLog, wall: fn() -> TimestampUs) -> Re
 }
 
 /// What lies between the moments before and after the question cannot be told from a difference.
-pub(crate) async fn between(
-    asking: impl Future<Output = Result<String, lease::Error>>,
+pub(super) async fn between<E>(
+    asking: impl Future<Output = Result<String, E>>,
     wall: fn() -> TimestampUs,
-) -> Result<Option<Skew>, lease::Error> {
+) -> Result<Option<Skew>, E> {
     let before = wall();
     let theirs = asking.await?;
     let after = wall();
