@@ -7,6 +7,7 @@ mod away;
 mod clock;
 mod error;
 mod following;
+mod probe;
 
 use std::{
     sync::{
@@ -44,6 +45,7 @@ pub use self::{
 pub(crate) use self::{
     error::is_other_settings,
     following::{FILE as FOLLOWER_FILE, as_lines},
+    probe::{Answer, Check, look},
 };
 use crate::config::Config;
 

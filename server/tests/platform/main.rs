@@ -14,6 +14,7 @@ mod bad_input;
 mod catch_up;
 mod clock;
 mod cluster;
+mod cluster_doctor;
 mod cluster_loss;
 mod crowd;
 mod events;
