@@ -3,12 +3,17 @@
 //! Invariants: a stream is decided here only while this node's lease of its shard holds *and* the engine has taken the
 //! shard, in the same epoch; a shard is given back only after nothing of it is in flight any more.
 
+mod away;
+mod clock;
+mod error;
+mod following;
 mod keep;
+mod probe;
 
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicI64, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -19,21 +24,31 @@ use actors_shell::{
     remote::{self, Forwarded},
 };
 use bytes::Bytes;
-use chrono::DateTime;
 use events_journal::EventLog as _;
 use events_journal_nats::{
-    ApiError, Credentials, Inbox, Incoming, JetStreamLog, NoReply, OpenError, Options, Ownership, Phase, Progress,
-    Requests,
+    Credentials, Inbox, Incoming, JetStreamLog, NoReply, Options, Ownership, Phase, Requests,
     lease::{self, Changes, Incarnation, Leases, LiveClock, Node, Owner},
 };
 use events_journal_sled::LocalStore;
 use events_model::{RegionId, StreamId, TimestampUs};
-use tokio::{runtime::Handle, sync::mpsc};
+use tokio::{
+    runtime::Handle,
+    sync::{Semaphore, mpsc, watch},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
-use crate::config::{self, Config, KeyError};
-use keep::keep;
+use self::{away::Away, keep::keep};
+pub use self::{
+    error::Error,
+    following::{CatchUp, Following, Show},
+};
+pub(crate) use self::{
+    error::is_other_settings,
+    following::{FILE as FOLLOWER_FILE, as_lines},
+    probe::{Answer, Check, look},
+};
+use crate::config::Config;
 
 /// Questions of other nodes that are answered at once.
 const QUESTIONS_MAX: usize = 4_096;
@@ -41,85 +56,17 @@ const QUESTIONS_MAX: usize = 4_096;
 const DRAIN_QUESTION: &[u8] = b"\0drain";
 /// Longest wait for other nodes to take over what this one hands over.
 pub(crate) const HANDOVER_WAIT: Duration = Duration::from_secs(10);
-/// How far a node's clock may be from the servers' at its start: deadlines and limits of one node are judged by others.
-const CLOCK_SKEW_MAX: Duration = Duration::from_secs(5);
 /// How often a node that waits for another one's reply looks whether a third has taken over.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Longest wait, at the end, for what is done for other nodes.
 const TASKS_WAIT: Duration = Duration::from_secs(2);
 /// Groups of the stream that the replica of a node that is ready may lack.
 const LAG_GROUPS_MAX: u64 = 1_000;
+/// Longest wait until this node shows what others have shown, and questions about it at the same time.
+const REACH_WAIT: Duration = Duration::from_secs(1);
+const LOOKS_MAX: usize = 4;
 /// Epochs begin with 1.
 const NOT_TAKEN: u64 = 0;
-
-/// Why a process cannot be a node.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The log cannot be opened on the servers.
-    #[error("open the log on NATS")]
-    Log(#[source] OpenError),
-    /// No lease can be taken.
-    #[error("take part in the region's leases")]
-    Lease(#[source] lease::Error),
-    /// The password cannot be read.
-    #[error("read the password of NATS")]
-    Password(#[source] KeyError),
-    /// Nothing can be listened to.
-    #[error("listen to other nodes")]
-    Listen(#[source] ApiError),
-    /// This machine's clock and the servers' differ.
-    #[error("this machine's clock is {} s {direction} that of the NATS servers ({theirs}); {} s are allowed",
-        by.as_secs(), CLOCK_SKEW_MAX.as_secs())]
-    ClockSkew {
-        /// How much, at least.
-        by: Duration,
-        /// `ahead of` or `behind`.
-        direction: &'static str,
-        /// What the servers say.
-        theirs: String,
-    },
-    /// A secret that the first node shared is not one.
-    #[error("the {0} that the nodes share is not readable")]
-    Secret(&'static str),
-}
-
-impl Error {
-    /// The number of its page in `docs/errors`, if it has one.
-    pub const fn code(&self) -> Option<&'static str> {
-        match self {
-            Self::Password(_) => Some(KeyError::CODE),
-            Self::Log(error) => log_code(error),
-            Self::Lease(error) => lease_code(error),
-            Self::ClockSkew { .. } => Some("E0021"),
-            Self::Listen(_) | Self::Secret(_) => None,
-        }
-    }
-}
-
-const fn log_code(error: &OpenError) -> Option<&'static str> {
-    match error {
-        OpenError::Unreachable { .. } | OpenError::Api { .. } => Some("E0013"),
-        OpenError::Credentials { .. } | OpenError::CredentialsFile { .. } => Some("E0014"),
-        OpenError::ServerTooOld { .. } => Some("E0015"),
-        OpenError::NoJetStream { .. } => Some("E0016"),
-        OpenError::PayloadTooSmall { .. } => Some("E0017"),
-        OpenError::ForeignStream { .. } | OpenError::TooFewServers { .. } => Some("E0018"),
-        OpenError::Replica { .. } => Some("E0020"),
-        OpenError::Option { .. } => Some(config::Error::CODE),
-    }
-}
-
-const fn lease_code(error: &lease::Error) -> Option<&'static str> {
-    match error {
-        lease::Error::Setting { .. } => Some(config::Error::CODE),
-        lease::Error::ForeignBucket { .. } => Some("E0018"),
-        lease::Error::Differs { .. } | lease::Error::NameTaken { .. } | lease::Error::TooManyNodes { .. } => {
-            Some("E0019")
-        }
-        lease::Error::Unavailable { .. } | lease::Error::Api { .. } => Some("E0013"),
-        lease::Error::Unreadable { .. } | lease::Error::Closed => None,
-    }
-}
 
 /// The actors of this process.
 #[derive(Debug, Clone)]
@@ -142,10 +89,26 @@ pub(crate) struct Cluster {
     leases: Leases,
     requests: Requests,
     node: String,
-    /// The epoch in which the engine has taken each shard.
-    taken: Vec<AtomicU64>,
+    incarnation: Incarnation,
+    following: following::Watch,
+    away: Away,
+    /// Places for questions where the log ends.
+    looks: Semaphore,
+    /// By how much this machine's clock is ahead of the servers', microseconds; negative = behind.
+    skew_us: AtomicI64,
+    /// What the engine has taken.
+    taken: Vec<Taken>,
     tasks: TaskTracker,
     stop: CancellationToken,
+}
+
+/// Whether the engine has taken a shard.
+#[derive(Debug, Default)]
+struct Taken {
+    /// In which epoch of its lease; `NOT_TAKEN` = it has not.
+    epoch: AtomicU64,
+    /// Counts how often: one lease may outlast a shard that is fenced and taken again.
+    times: AtomicU64,
 }
 
 /// What a node that has joined works with.
@@ -159,7 +122,8 @@ pub(crate) struct Joined {
 
 /// A region's log, before its node decides anything.
 pub(crate) struct Opened {
-    pub(crate) log: JetStreamLog,
+    log: JetStreamLog,
+    following: following::Watch,
 }
 
 fn options(config: &Config) -> Result<Options, Error> {
@@ -188,29 +152,31 @@ fn options(config: &Config) -> Result<Options, Error> {
 
 impl Opened {
     /// Opens the log on the servers and follows it into the local store.
-    pub(crate) async fn open(config: &Config, store: &LocalStore) -> Result<Self, Error> {
+    pub(crate) async fn open(config: &Config, store: &LocalStore, wall: fn() -> TimestampUs) -> Result<Self, Error> {
         let (replica, checkpoints) = (Arc::new(store.clone()), Arc::new(store.clone()));
         let log = JetStreamLog::open(options(config)?, replica, checkpoints, Handle::current()).await;
-        Ok(Self { log: log.map_err(Error::Log)? })
+        let log = log.map_err(Error::Log)?;
+        let following = following::Watch::start(log.clone(), &config.data, wall);
+        Ok(Self { log, following })
     }
 
-    /// Compares this machine's clock with that of the servers, which all nodes share.
+    /// Refuses a machine whose clock differs from that of the servers.
     pub(crate) async fn check_clock(&self, wall: fn() -> TimestampUs) -> Result<(), Error> {
         let options = self.log.options();
-        let before = wall();
-        let theirs = lease::server_time(&self.log.client(), (&options.region, options.replicas), &options.node).await;
-        let theirs = theirs.map_err(Error::Lease)?;
-        let after = wall();
-        // A time that cannot be read is no reason to stay away.
-        let Ok(time) = DateTime::parse_from_rfc3339(&theirs) else { return Ok(()) };
-        let at = u64::try_from(time.timestamp_micros()).unwrap_or(0);
-        let (ahead, behind) = (before.0.saturating_sub(at), at.saturating_sub(after.0));
-        let skew = Duration::from_micros(ahead.max(behind));
-        if skew <= CLOCK_SKEW_MAX {
-            return Ok(());
-        }
-        let direction = if ahead > 0 { "ahead of" } else { "behind" };
-        Err(Error::ClockSkew { by: skew, direction, theirs })
+        let made = lease::ensure(&self.log.client(), (&options.region, options.replicas)).await;
+        made.map_err(Error::Lease)?;
+        let skew = clock::compare(&self.log, wall).await.map_err(Error::Lease)?;
+        skew.map_or(Ok(()), |skew| skew.check().map(|_| ()))
+    }
+
+    /// How far the replica is, now and later.
+    pub(crate) fn following(&self) -> watch::Receiver<Following> {
+        self.following.subscribe()
+    }
+
+    /// Waits until the replica is near the end of the log, so that no shard waits for it.
+    pub(crate) async fn catch_up(&self, show: &Show<'_>) -> Result<(), Error> {
+        following::catch_up(&self.log, &self.following, show).await
     }
 
     /// The secret that all nodes of the region have.
@@ -227,7 +193,7 @@ impl Opened {
         incarnation: u128,
         started_at: TimestampUs,
     ) -> Result<Joined, Error> {
-        let (cluster, log) = (&config.cluster, self.log);
+        let (cluster, Self { log, following }) = (&config.cluster, self);
         let settings = lease::Settings {
             started_at,
             address: config.grpc.listen.to_string(),
@@ -239,7 +205,7 @@ impl Opened {
         };
         let started = Leases::start(&log.client(), settings, Arc::new(LiveClock)).await;
         let (leases, changes) = started.map_err(Error::Lease)?;
-        let taken = (0..cluster.shards).map(|_| AtomicU64::new(NOT_TAKEN)).collect();
+        let taken = (0..cluster.shards).map(|_| Taken::default()).collect();
         let (requests, node) = (log.requests(), cluster.node.clone());
         let (told, shards) = mpsc::unbounded_channel();
         let cluster = Arc::new(Cluster {
@@ -247,6 +213,11 @@ impl Opened {
             leases,
             requests,
             node,
+            incarnation: Incarnation(incarnation),
+            following,
+            away: Away::default(),
+            looks: Semaphore::new(LOOKS_MAX),
+            skew_us: AtomicI64::new(0),
             taken,
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
@@ -257,7 +228,11 @@ impl Opened {
 
 impl Joined {
     /// Starts to answer other nodes and to take shards.
-    pub(crate) async fn start(self, shells: Shells) -> Result<(Arc<Cluster>, mpsc::UnboundedReceiver<u32>), Error> {
+    pub(crate) async fn start(
+        self,
+        shells: Shells,
+        wall: fn() -> TimestampUs,
+    ) -> Result<(Arc<Cluster>, mpsc::UnboundedReceiver<u32>), Error> {
         let Self { cluster, shards, changes, told } = self;
         let inbox = cluster.requests.listen(&cluster.node).await.map_err(Error::Listen)?;
         // Both go on while this node hands its shards over; `close` ends them.
@@ -266,7 +241,9 @@ impl Joined {
         cluster.tasks.spawn(async move { stop.run_until_cancelled_owned(answering).await });
         cluster.tasks.spawn(keep(Arc::clone(&cluster), changes, told));
         let (stop, watched) = (cluster.stop.clone(), Arc::clone(&cluster));
-        cluster.tasks.spawn(async move { stop.run_until_cancelled_owned(watched.leave_if_stopped()).await });
+        cluster.tasks.spawn(async move { stop.run_until_cancelled_owned(watched.watch_log()).await });
+        let (stop, watched) = (cluster.stop.clone(), Arc::clone(&cluster));
+        cluster.tasks.spawn(async move { stop.run_until_cancelled_owned(watched.watch_clock(wall)).await });
         Ok((cluster, shards))
     }
 }
@@ -335,19 +312,24 @@ impl Cluster {
     fn unmark(&self, shard: u32, epoch: u64) {
         if let Some(taken) = self.taken.get(shard as usize) {
             // Another epoch is not this task's.
-            let _other = taken.compare_exchange(epoch, NOT_TAKEN, Ordering::AcqRel, Ordering::Acquire);
+            let _other = taken.epoch.compare_exchange(epoch, NOT_TAKEN, Ordering::AcqRel, Ordering::Acquire);
         }
     }
 
     fn mark(&self, shard: u32, epoch: u64) {
         if let Some(taken) = self.taken.get(shard as usize) {
-            taken.store(epoch, Ordering::Release);
+            taken.times.fetch_add(1, Ordering::AcqRel);
+            taken.epoch.store(epoch, Ordering::Release);
         }
     }
 
-    fn is_taken(&self, shard: u32) -> bool {
-        let epoch = self.taken.get(shard as usize).map_or(NOT_TAKEN, |taken| taken.load(Ordering::Acquire));
-        epoch != NOT_TAKEN && self.leases.epoch(shard) == Some(epoch)
+    /// Which taking of a shard is in force, if this node decides for it at this moment.
+    fn taking(&self, shard: u32) -> Option<u64> {
+        let taken = self.taken.get(shard as usize)?;
+        let epoch = taken.epoch.load(Ordering::Acquire);
+        let holds = epoch != NOT_TAKEN && self.leases.epoch(shard) == Some(epoch);
+        // Each of both only grows: no two takings have the same sum. The lease may have run out and been renewed after all.
+        holds.then(|| taken.times.load(Ordering::Acquire).wrapping_add(self.leases.gaps()))
     }
 
     /// The log that this node reads and appends to.
@@ -365,6 +347,36 @@ impl Cluster {
         &self.node
     }
 
+    /// This run of this node, as admissions record it.
+    pub(crate) fn served_by(&self) -> String {
+        format!("{}/{}", self.node, self.incarnation)
+    }
+
+    /// Whether the run of a node that an admission recorded is over, as far as is known here at this moment: what is
+    /// read of the others may be a little old.
+    pub(crate) fn is_gone(&self, served_by: &str) -> bool {
+        let Some((name, incarnation)) = served_by.split_once('/') else { return false };
+        let nodes = self.nodes();
+        let node = nodes.iter().find(|node| node.name == name);
+        // One that nobody remembers is left to its requests' deadlines.
+        node.is_some_and(|node| node.state.is_gone() || node.incarnation.to_string() != incarnation)
+    }
+
+    /// Whether this node's lease holds at this moment. If not, others may settle what it serves.
+    pub(crate) fn has_lease(&self) -> bool {
+        self.leases.is_held()
+    }
+
+    /// Waits until this node shows everything that any node had shown before; `false` = it could not be found out in
+    /// time. Bounded, so that whoever asks for what is nowhere makes no load.
+    pub(crate) async fn reach_head(&self) -> bool {
+        let reaching = async {
+            let Ok(_slot) = self.looks.acquire().await else { return false };
+            self.log.reach_head().await.is_ok()
+        };
+        tokio::time::timeout(REACH_WAIT, reaching).await.unwrap_or(false)
+    }
+
     /// All nodes.
     pub(crate) fn nodes(&self) -> Vec<Node> {
         self.leases.nodes()
@@ -376,34 +388,21 @@ impl Cluster {
     }
 
     /// How far the replica is.
-    pub(crate) fn progress(&self) -> Progress {
-        self.log.progress()
+    pub(crate) fn following(&self) -> Following {
+        self.following.now()
     }
 
     /// Why this node should not be sent requests.
-    pub(crate) fn obstacle(&self) -> Option<String> {
+    pub(crate) fn obstacles(&self) -> Vec<String> {
         if let Some(failure) = self.log.failure() {
-            return Some(format!("[E0020] this node does not follow the log any more: {failure}"));
+            return vec![format!("[E0020] this node does not follow the log any more: {failure}")];
         }
-        let Progress { applied, head } = self.progress();
-        let behind = head.saturating_sub(applied);
-        (behind > LAG_GROUPS_MAX).then(|| format!("this node is {behind} groups behind the log"))
-    }
-
-    /// Leaves the shards to other nodes when this one does not follow the log any more.
-    async fn leave_if_stopped(&self) {
-        let mut health = self.log.watch_health();
-        while self.log.failure().is_none() {
-            if health.changed().await.is_err() {
-                return;
-            }
-        }
-        error!("this node does not follow the log any more and leaves its shards to others");
-        self.leases.close(HANDOVER_WAIT).await;
+        self.away.reasons().into_iter().chain(self.following().obstacle()).collect()
     }
 
     /// Hands all shards over; returns how many nobody has taken in time.
     pub(crate) async fn drain(&self) -> u32 {
+        self.away.stay();
         let left = self.leases.drain(HANDOVER_WAIT).await.unwrap_or(0);
         info!(left, "shards handed over");
         left
@@ -423,6 +422,12 @@ impl Cluster {
         left.ok_or(NoReply::Late)
     }
 
+    /// Stops to renew the lease and to answer others, and gives nothing back.
+    pub(crate) fn abandon(&self) {
+        self.stop.cancel();
+        self.leases.abandon();
+    }
+
     /// Gives everything back and lets go of the log.
     pub(crate) async fn close(&self) {
         if !self.leases.close(HANDOVER_WAIT).await {
@@ -430,6 +435,7 @@ impl Cluster {
         }
         self.stop.cancel();
         self.log.close().await;
+        self.following.finish().await;
         self.tasks.close();
         if tokio::time::timeout(TASKS_WAIT, self.tasks.wait()).await.is_err() {
             warn!("what was done for other nodes did not end in time");
@@ -439,8 +445,8 @@ impl Cluster {
 }
 
 impl Placement for Cluster {
-    fn is_here(&self, stream: &StreamId) -> bool {
-        self.is_taken(self.shard_of(stream))
+    fn epoch(&self, stream: &StreamId) -> Option<u64> {
+        self.taking(self.shard_of(stream))
     }
 
     fn forward<'a>(&'a self, stream: &'a StreamId, question: &'a [u8], wait_max: Duration) -> Forwarded<'a> {

@@ -5,9 +5,11 @@
 
 use events_model::{DurationUs, tenant::Usage};
 use prometheus::{
-    Encoder as _, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, TextEncoder, core::Collector,
+    Encoder as _, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    Opts, Registry, TextEncoder, core::Collector,
 };
+
+use crate::cluster::Following;
 
 /// HTTP requests by route and status.
 pub const HTTP_REQUESTS_TOTAL: &str = "freehold_http_requests_total";
@@ -43,6 +45,14 @@ pub const RECOVERED_TOTAL: &str = "freehold_recovered_requests_total";
 pub const PANICS_TOTAL: &str = "freehold_panics_total";
 /// Position of the last commit of the log.
 pub const LOG_HEAD_POSITION: &str = "freehold_log_head_position";
+/// Groups of the region's log that this node's replica holds.
+pub const FOLLOWER_APPLIED: &str = "freehold_follower_applied_groups";
+/// Groups that the region's log has.
+pub const FOLLOWER_HEAD: &str = "freehold_follower_head_groups";
+/// Groups that this node's replica lacks.
+pub const FOLLOWER_LAG: &str = "freehold_follower_lag_groups";
+/// Seconds by which this node's clock is ahead of that of the NATS servers; negative = behind.
+pub const CLOCK_SKEW_SECONDS: &str = "freehold_clock_skew_seconds";
 /// 1 = the log accepts commits.
 pub const LOG_ACCEPTING: &str = "freehold_log_accepting";
 /// Position that a projection contains, by projection.
@@ -86,6 +96,10 @@ pub struct Metrics {
     pub recovered: IntCounterVec,
     pub panics: IntCounter,
     pub log_head: IntGauge,
+    pub follower_applied: IntGauge,
+    pub follower_head: IntGauge,
+    pub follower_lag: IntGauge,
+    pub clock_skew: Gauge,
     pub log_accepting: IntGauge,
     pub projection_position: IntGaugeVec,
     pub group_parked: IntGaugeVec,
@@ -134,6 +148,10 @@ impl Metrics {
             recovered: counters(RECOVERED_TOTAL, "Requests of an earlier process settled.", &["result"])?,
             panics: counter(PANICS_TOTAL, "Panics caught in a request.")?,
             log_head: gauge(LOG_HEAD_POSITION, "Position of the log's last commit.")?,
+            follower_applied: gauge(FOLLOWER_APPLIED, "Groups of the region's log in the replica.")?,
+            follower_head: gauge(FOLLOWER_HEAD, "Groups of the region's log.")?,
+            follower_lag: gauge(FOLLOWER_LAG, "Groups that the replica lacks.")?,
+            clock_skew: register(&registry, Gauge::new(CLOCK_SKEW_SECONDS, "Clock ahead of the NATS servers'.")?)?,
             log_accepting: gauge(LOG_ACCEPTING, "1 = the log accepts commits.")?,
             projection_position: gauges(PROJECTION_POSITION, "Position a projection contains.", &["projection"])?,
             group_parked: gauges(GROUP_PARKED, "Parked events of a consumer group.", &["group"])?,
@@ -150,6 +168,13 @@ impl Metrics {
     pub fn add_usage(&self, usage: &Usage) {
         self.model_tokens.with_label_values(&["prompt"]).inc_by(usage.prompt_tokens.0);
         self.model_tokens.with_label_values(&["completion"]).inc_by(usage.completion_tokens.0);
+    }
+
+    /// Shows how far the replica is.
+    pub fn set_following(&self, following: &Following) {
+        self.follower_applied.set(gauge_value(following.applied));
+        self.follower_head.set(gauge_value(following.head));
+        self.follower_lag.set(gauge_value(following.behind()));
     }
 
     /// Writes all of them in Prometheus' text form.
@@ -172,6 +197,12 @@ fn register<C: Collector + Clone + 'static>(registry: &Registry, metric: C) -> R
 #[expect(clippy::cast_precision_loss, reason = "a span of more than 2^52 microseconds is 142 years")]
 pub fn seconds(span: DurationUs) -> f64 {
     span.0 as f64 / 1_000_000.0
+}
+
+/// A signed number of microseconds in seconds.
+#[expect(clippy::cast_precision_loss, reason = "a span of more than 2^52 microseconds is 142 years")]
+pub fn signed_seconds(us: i64) -> f64 {
+    us as f64 / 1_000_000.0
 }
 
 /// A position or count as a gauge's value.

@@ -6,6 +6,7 @@
 
 mod error;
 mod ground;
+mod node;
 mod prices;
 mod readers;
 mod upstreams;
@@ -13,7 +14,7 @@ mod upstreams;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use actors_core::{group::Group, region::Region, tenant::Tenant};
-use actors_shell::{Placement, Shell};
+use actors_shell::{LiveClock, Placement, Shell};
 use events_journal::EventLog as _;
 use events_journal_sled::LocalStore;
 use events_model::{DecisionContext, Position};
@@ -48,7 +49,8 @@ const POLICY_VERSION: u32 = 1;
 /// that were told to stop.
 const END_WAIT: Duration = Duration::from_secs(2);
 
-/// A running process of Freehold. Dropping it stops everything at once, as a crash would; `shutdown` is the polite way.
+/// A running process of Freehold. Dropping it stops everything at once, as a crash would: the lease of a node runs out.
+/// `shutdown` is the polite way.
 #[derive(Debug)]
 pub struct Platform {
     http_address: SocketAddr,
@@ -76,15 +78,19 @@ impl Platform {
     /// # Errors
     /// What could not be opened, bound or recorded; nothing is left running.
     pub async fn start(config: Config) -> Result<Self, StartError> {
-        Self::start_with(config, None).await
+        Self::start_with(config, None, &cluster::as_lines()).await
     }
 
     /// Like [`start`](Self::start), with an operator's token that is in force instead of the data directory's, which
-    /// is written all the same.
+    /// is written all the same; a node that has to catch up with its region's log shows how far it is.
     ///
     /// # Errors
     /// Like those of `start`; and the token cannot be one.
-    pub async fn start_with(config: Config, admin_token: Option<Secret>) -> Result<Self, StartError> {
+    pub async fn start_with(
+        config: Config,
+        admin_token: Option<Secret>,
+        show: &cluster::Show<'_>,
+    ) -> Result<Self, StartError> {
         let clients = upstreams::clients(&config.upstreams, config.requests.in_flight_max)?;
         let metrics = Metrics::new().map_err(StartError::Metrics)?;
         let opened = {
@@ -92,13 +98,18 @@ impl Platform {
             spawn_blocking(move || Ground::open(&config, admin_token))
         };
         let mut ground = opened.await.map_err(StartError::Task)??;
-        let joined = if config.cluster.is_on() { Some(ground.join(&config).await?) } else { None };
         let http_listener = listen("HTTP", config.http.listen).await?;
         let grpc_listener = listen("gRPC", config.grpc.listen).await?;
+        let (http_listener, joined) = if config.cluster.is_on() {
+            let (listener, joined) = node::join(&mut ground, &config, http_listener, (&metrics, show)).await?;
+            (listener, Some(joined))
+        } else {
+            (http_listener, None)
+        };
         let (tenants, region, groups) = ground.shells(&config);
         let shards = match joined {
             Some(joined) => {
-                let started = joined.start(cluster::Shells::new(&tenants, &region, &groups)).await;
+                let started = joined.start(cluster::Shells::new(&tenants, &region, &groups), LiveClock::wall).await;
                 Some(started.map_err(StartError::Cluster)?.1)
             }
             None => None,
@@ -224,7 +235,7 @@ impl Platform {
         let app = Arc::new(http::App {
             path: self.path.clone(),
             readiness,
-            metrics,
+            metrics: metrics.clone(),
             clock: Arc::clone(&ground.clock),
             log: Arc::clone(&ground.log),
             tenants: self.tenants.clone(),
@@ -234,8 +245,10 @@ impl Platform {
             models_since_s,
         });
         let serving = http::Serving {
-            router: http::router(Arc::clone(&app)),
-            app,
+            router: http::router(app),
+            metrics,
+            clock: Arc::clone(&ground.clock),
+            ids: Arc::clone(&ground.ids),
             tasks: self.tasks.clone(),
             stop: self.stop.clone(),
             header_timeout: config.http.header_timeout,
@@ -313,6 +326,9 @@ impl Drop for Platform {
     fn drop(&mut self) {
         self.stop.now();
         self.stop_folds.send_replace(true);
+        if let Some(cluster) = &self.cluster {
+            cluster.abandon();
+        }
     }
 }
 
@@ -332,6 +348,7 @@ fn model_path(
         inputs,
         limits: RequestLimits { body_bytes_max: config.http.body_bytes_max, ..RequestLimits::default() },
         in_flight_max: config.requests.in_flight_max,
+        cluster: ground.cluster.clone(),
         metrics,
         stop,
     })

@@ -9,7 +9,10 @@ use std::sync::{
 use events_journal::{EventLog, Health, Refusal};
 use projections::{Reader, tenants::Tenants};
 
-use crate::{cluster::Cluster, shutdown::Stop};
+use crate::{
+    cluster::{Cluster, Following},
+    shutdown::Stop,
+};
 
 /// Most commits that the read models may be behind the log.
 pub const LAG_COMMITS_MAX: u64 = 50_000;
@@ -65,7 +68,7 @@ impl Readiness {
         if self.projections_failed.load(Ordering::Acquire) {
             obstacles.push("a read model has stopped".to_owned());
         }
-        obstacles.extend(self.cluster.as_ref().and_then(|cluster| cluster.obstacle()));
+        obstacles.extend(self.cluster.iter().flat_map(|cluster| cluster.obstacles()));
         let behind = self.log.head_position().0.saturating_sub(self.tenants.position().0);
         // Until the first catch-up is over nothing may be missing; later, a lag is usual under load.
         let allowed = if self.caught_up.load(Ordering::Acquire) { LAG_COMMITS_MAX } else { 0 };
@@ -75,6 +78,16 @@ impl Readiness {
             self.caught_up.store(true, Ordering::Release);
         }
         obstacles
+    }
+
+    /// How far this node's replica is, if it is a node.
+    pub fn following(&self) -> Option<Following> {
+        self.cluster.as_ref().map(|cluster| cluster.following())
+    }
+
+    /// By how many microseconds this node's clock is ahead of the servers', if it is a node.
+    pub fn clock_skew_us(&self) -> Option<i64> {
+        self.cluster.as_ref().map(|cluster| cluster.clock_skew_us())
     }
 
     /// Whether the log accepts commits.

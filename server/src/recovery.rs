@@ -5,7 +5,7 @@
 //! releases it. Nothing is called again.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
     time::Duration,
 };
@@ -40,7 +40,10 @@ const ASK_AGAIN: Duration = Duration::from_secs(1);
 const RETRY_FIRST: Duration = Duration::from_millis(500);
 const RETRY_MAX: Duration = Duration::from_secs(10);
 /// How often a node looks for what is open beyond its deadline; well within the grace in which that is kept.
-const SWEEP_EVERY: Duration = Duration::from_secs(3);
+const SWEEP_EVERY: Duration = Duration::from_secs(2);
+/// How long a node must be seen to be gone before what it served is settled by others; longer than it takes to read a
+/// node's newest word.
+const GONE_FOR: Duration = Duration::from_secs(2);
 
 /// A request that nobody serves any more.
 #[derive(Debug, Clone)]
@@ -48,6 +51,9 @@ struct Orphan {
     stream: StreamId,
     request_id: RequestId,
     upstream: String,
+    /// Its upstream's word that nothing is billed is final from here; before, whoever was taken for dead may only stand
+    /// still or be cut off, and call the upstream yet.
+    nothing_from: TimestampUs,
     deadline: TimestampUs,
 }
 
@@ -93,8 +99,9 @@ pub(crate) async fn run(path: ModelPath, readers: Readers, started_at: Timestamp
     }
 }
 
-/// Where other nodes serve requests, too: settles what is still open at its deadline, by when whoever served it has
-/// given up, for all tenants that are decided here. Ends with `taken`, which tells of tenants that came here.
+/// Where other nodes serve requests, too: settles what was served by a node that is gone, and what is still open at its
+/// deadline, by when whoever served it has given up, for all tenants that are decided here. Ends with `taken`, which
+/// tells of tenants that came here.
 pub(crate) async fn sweep(
     path: ModelPath,
     readers: Readers,
@@ -104,6 +111,8 @@ pub(crate) async fn sweep(
 ) {
     let in_work = Arc::new(Mutex::new(HashSet::new()));
     let slots = Arc::new(Semaphore::new(LOOKUPS_MAX));
+    // Requests whose nodes are gone, and since when they are seen to be.
+    let mut gone = HashMap::new();
     loop {
         if matches!(timeout(SWEEP_EVERY, taken.recv()).await, Ok(None)) {
             // The leases were closed: nothing is decided here any more.
@@ -113,16 +122,17 @@ pub(crate) async fn sweep(
         let here = |stream: &StreamId| cluster.is_here(stream);
         let streams: Vec<_> =
             readers.tenants.read(|state, _| state.open_streams().map(|(stream, _)| stream).filter(here).collect());
+        let mut still_gone = HashMap::new();
         for stream in streams {
             // Reading the state makes its actor watch the deadlines.
-            let overdue = match overdue(&path, &stream).await {
-                Ok(overdue) => overdue,
+            let left = match left_over(&path, &stream, (&cluster, &gone, &mut still_gone)).await {
+                Ok(left) => left,
                 Err(error) => {
                     warn!(%stream, error = chain(&error, TEXT_BYTES_MAX), "tenant cannot be loaded, will retry");
                     continue;
                 }
             };
-            for orphan in overdue {
+            for orphan in left {
                 let request_id = orphan.request_id;
                 if !in_work.lock().insert(request_id) {
                     continue;
@@ -135,24 +145,39 @@ pub(crate) async fn sweep(
                 });
             }
         }
+        gone = still_gone;
     }
 }
 
-/// The open reservations of a tenant whose deadline has passed.
-async fn overdue(path: &ModelPath, stream: &StreamId) -> Result<Vec<Orphan>, Unavailable> {
-    let (of, now, grace) = (stream.clone(), path.parts().clock.now(), path.routing().overdue_grace());
-    let find = move |state: &actors_core::tenant::State| {
-        let overdue = state.reservations.iter().filter(|(_, held)| held.deadline <= now);
-        let orphans = overdue.map(|(request_id, held)| Orphan {
-            stream: of.clone(),
-            request_id: *request_id,
-            upstream: held.upstream.clone(),
-            // They are kept a while for this.
-            deadline: held.deadline.after(grace),
+/// The open reservations of a tenant whose deadline has passed, or that were served by a run of a node that is gone:
+/// seen to be for a while, because what is read of other nodes may be older than the admission.
+async fn left_over(
+    path: &ModelPath,
+    stream: &StreamId,
+    (cluster, gone, still_gone): (&Cluster, &HashMap<RequestId, TimestampUs>, &mut HashMap<RequestId, TimestampUs>),
+) -> Result<Vec<Orphan>, Unavailable> {
+    let of = stream.clone();
+    let find = move |state: &actors_core::tenant::State| -> Vec<(Orphan, String)> {
+        let orphans = state.reservations.iter().map(|(request_id, held)| {
+            let (request_id, upstream, deadline) = (*request_id, held.upstream.clone(), held.deadline);
+            let orphan = Orphan { stream: of.clone(), request_id, upstream, nothing_from: deadline, deadline };
+            (orphan, held.served_by.clone())
         });
         orphans.collect()
     };
-    path.parts().tenants.actor(stream).read(find).await
+    let open = path.parts().tenants.actor(stream).read(find).await?;
+    let (now, grace) = (path.parts().clock.now(), path.routing().overdue_grace());
+    let is_left = |(orphan, served_by): &(Orphan, String)| {
+        let is_gone = cluster.is_gone(served_by) && {
+            let since = *gone.get(&orphan.request_id).unwrap_or(&now);
+            still_gone.insert(orphan.request_id, since);
+            u128::from(now.since(since).0) >= GONE_FOR.as_micros()
+        };
+        is_gone || orphan.deadline <= now
+    };
+    let left = open.into_iter().filter(is_left).collect::<Vec<_>>();
+    // They are kept a while beyond their deadlines for this.
+    Ok(left.into_iter().map(|(orphan, _)| Orphan { deadline: orphan.deadline.after(grace), ..orphan }).collect())
 }
 
 /// The open reservations of a tenant that were made before this process started.
@@ -165,6 +190,8 @@ async fn orphans(path: &ModelPath, stream: &StreamId, started_at: TimestampUs) -
             stream: of.clone(),
             request_id: *request_id,
             upstream: held.upstream.clone(),
+            // Only one process at a time has this directory: the earlier one is dead.
+            nothing_from: TimestampUs::ZERO,
             // Overdue ones are kept a while after a start for this.
             deadline: held.deadline.max(ask_until),
         });
@@ -175,7 +202,7 @@ async fn orphans(path: &ModelPath, stream: &StreamId, started_at: TimestampUs) -
 
 /// Asks until the upstream answers or the reservation has ended, and settles for what it says.
 async fn recover(path: ModelPath, orphan: Orphan, slots: Arc<Semaphore>) {
-    let Orphan { stream, request_id, deadline, upstream } = orphan;
+    let Orphan { stream, request_id, upstream, nothing_from, deadline } = orphan;
     let parts = path.parts();
     let askable = |upstream: &&Upstream| upstream.settings().usage_lookup_path.is_some();
     let Some(upstream) = path.routing().upstream(&upstream).filter(askable) else { return };
@@ -203,7 +230,12 @@ async fn recover(path: ModelPath, orphan: Orphan, slots: Arc<Semaphore>) {
             }
         }
     };
-    let label = if usage.prompt_tokens.0 == 0 && usage.completion_tokens.0 == 0 { "nothing" } else { "billed" };
+    let is_nothing = usage.prompt_tokens.0 == 0 && usage.completion_tokens.0 == 0;
+    if is_nothing && parts.clock.now() < nothing_from {
+        // The next sweep finds it again.
+        return;
+    }
+    let label = if is_nothing { "nothing" } else { "billed" };
     let detail = "settled after a restart".to_owned();
     let closing = Closing { detail, ..Closing::new(Outcome::Recovered, usage) };
     let recording = Recording {

@@ -6,5 +6,5 @@ pub(crate) const DEADLINE: &str = "deadline";
 pub(crate) const REFUSALS: &str = "refusals";
 /// First bytes of a snapshot.
 pub(crate) const SNAPSHOT_MAGIC: [u8; 4] = *b"FHSN";
-/// Version of the snapshot header.
-pub(crate) const SNAPSHOT_FORMAT: u32 = 2;
+/// Version of the snapshot's header and of the states in it.
+pub(crate) const SNAPSHOT_FORMAT: u32 = 3;

@@ -10,7 +10,7 @@
 use std::{fmt::Debug, pin::Pin, time::Duration};
 
 use actors_core::Decider;
-use events_journal::{AppendError, Refusal};
+use events_journal::{AppendError, Health, Refusal};
 use events_model::{
     CommitId, DecisionContext, DurationUs, EpisodeId, PayloadView, Position, Principal, Stored, StreamId, TimestampUs,
     Version,
@@ -37,8 +37,14 @@ pub type Forwarded<'a> = Pin<Box<dyn Future<Output = Result<Vec<u8>, NoReply>> +
 
 /// Where streams are decided, and the way there. Without one, everything is decided here.
 pub trait Placement: Debug + Send + Sync + 'static {
-    /// Whether this process decides for the stream at this moment. Asked before every decision, so it must be cheap.
-    fn is_here(&self, stream: &StreamId) -> bool;
+    /// Tells one time in which this process decides for the stream from all others, if it does at this moment: between
+    /// two of them others may have decided, or nobody. Asked before every decision, so it must be cheap.
+    fn epoch(&self, stream: &StreamId) -> Option<u64>;
+
+    /// Whether this process decides for the stream at this moment.
+    fn is_here(&self, stream: &StreamId) -> bool {
+        self.epoch(stream).is_some()
+    }
 
     /// Brings a question to the node that decides for the stream, and its reply back.
     fn forward<'a>(&'a self, stream: &'a StreamId, question: &'a [u8], wait_max: Duration) -> Forwarded<'a>;
@@ -276,11 +282,18 @@ impl<D: Decider> Handle<D> {
     }
 
     /// Waits until this node's own log shows a position, so that the caller reads what it was told. In vain at the
-    /// most until the deadline: the decision stands all the same.
+    /// most until the deadline, and not at all while nothing gets into this node's log: the decision stands all the
+    /// same.
     async fn until_here(&self, position: Position, deadline: Instant) {
-        let mut head = self.log().watch_head();
+        let (mut head, mut health) = (self.log().watch_head(), self.log().watch_health());
+        let shown = async {
+            tokio::select! {
+                _shown = head.wait_for(|head| *head >= position) => {}
+                _refuses = health.wait_for(|health| *health != Health::Accepting) => {}
+            }
+        };
         // Late or closed: nothing more can be done for the caller.
-        let _late = timeout_at(deadline, head.wait_for(|head| *head >= position)).await;
+        let _late = timeout_at(deadline, shown).await;
     }
 }
 

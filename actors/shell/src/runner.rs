@@ -86,6 +86,8 @@ pub(crate) struct Runner<D: Decider> {
     watched: Option<TimestampUs>,
     /// Nothing falls due before this: see `Settings::overdue_grace`.
     due_from: TimestampUs,
+    /// The time in which this process decides that `due_from` was last set for.
+    epoch: Option<u64>,
     refused: BTreeMap<(u64, RefusalReason), u64>,
     last_message: TimestampUs,
 }
@@ -115,6 +117,7 @@ impl<D: Decider> Runner<D> {
             generation: 0,
             watched: None,
             due_from,
+            epoch: None,
             refused: BTreeMap::new(),
             last_message,
         }
@@ -157,9 +160,14 @@ impl<D: Decider> Runner<D> {
         }
     }
 
+    /// The time in which this process decides for the stream, if it does.
+    fn epoch(&self) -> Option<u64> {
+        self.environment.settings.placement.as_ref().map_or(Some(0), |placement| placement.epoch(&self.stream))
+    }
+
     /// Whether this process decides for the stream.
     fn is_here(&self) -> bool {
-        self.environment.settings.placement.as_ref().is_none_or(|placement| placement.is_here(&self.stream))
+        self.epoch().is_some()
     }
 
     /// Decides a command on the newest state and hands the commit to the log.

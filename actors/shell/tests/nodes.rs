@@ -52,13 +52,15 @@ enum Network {
 #[derive(Debug)]
 struct Side {
     here: AtomicBool,
+    /// Counts how often it came here.
+    taken: AtomicU64,
     network: Mutex<Network>,
     other: Mutex<Option<Shell<Tenant>>>,
 }
 
 impl Placement for Side {
-    fn is_here(&self, _stream: &StreamId) -> bool {
-        self.here.load(Ordering::SeqCst)
+    fn epoch(&self, _stream: &StreamId) -> Option<u64> {
+        self.here.load(Ordering::SeqCst).then(|| self.taken.load(Ordering::SeqCst))
     }
 
     fn forward<'a>(&'a self, stream: &'a StreamId, question: &'a [u8], _wait_max: Duration) -> Forwarded<'a> {
@@ -101,15 +103,22 @@ fn stream() -> StreamId {
 impl Cluster {
     /// Node 0 decides.
     async fn new() -> Self {
+        Self::with_grace(Duration::ZERO).await
+    }
+
+    /// Node 0 decides, and what falls due waits for so long.
+    async fn with_grace(grace: Duration) -> Self {
         let log = Arc::new(MemoryLog::new());
         let clock = Arc::new(TestClock(AtomicU64::new(NOON.0)));
         let nodes = [true, false].map(|here| {
             let side = Arc::new(Side {
                 here: AtomicBool::new(here),
+                taken: AtomicU64::new(1),
                 network: Mutex::new(Network::Works),
                 other: Mutex::new(None),
             });
             let mut settings = Settings::new(RegionId::new("local").unwrap());
+            settings.overdue_grace = grace;
             settings.placement = Some(Arc::clone(&side) as Arc<dyn Placement>);
             let shell = Shell::start(
                 Arc::clone(&log) as Arc<dyn EventLog>,
@@ -160,7 +169,21 @@ impl Cluster {
 
     fn move_to(&self, node: usize) {
         self.nodes[1 - node].side.here.store(false, Ordering::SeqCst);
+        self.come_to(node);
+    }
+
+    fn come_to(&self, node: usize) {
+        self.nodes[node].side.taken.fetch_add(1, Ordering::SeqCst);
         self.nodes[node].side.here.store(true, Ordering::SeqCst);
+    }
+
+    /// Lets time pass, and a node look what has fallen due; how many commits there are then.
+    async fn later(&self, node: usize, seconds: u64) -> usize {
+        self.clock.0.fetch_add(seconds * 1_000_000, Ordering::SeqCst);
+        self.nodes[node].shell.wake(&stream());
+        // Behind it in the mailbox.
+        self.nodes[node].shell.actor(&stream()).read(|_| ()).await.unwrap();
+        self.commits()
     }
 
     fn commits(&self) -> usize {
@@ -253,6 +276,21 @@ async fn a_command_that_waits_for_an_owner_is_decided_here_once_this_node_is_it(
     };
     let (decided, ()) = tokio::join!(asked, taken);
     decided.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn what_fell_due_while_nobody_decided_waits_for_those_who_know_more() {
+    let cluster = Cluster::with_grace(Duration::from_secs(10)).await;
+    cluster.ask(0, admit(1)).await.unwrap().unwrap();
+    let before = cluster.commits();
+    cluster.nodes[0].side.here.store(false, Ordering::SeqCst);
+    // Far beyond the deadline, and nobody speaks to the actor for a long time.
+    assert_eq!(cluster.later(0, 3_600).await, before);
+    cluster.clock.0.fetch_add(3_600_000_000, Ordering::SeqCst);
+    cluster.come_to(0);
+    assert_eq!(cluster.later(0, 0).await, before);
+    assert_eq!(cluster.later(0, 9).await, before);
+    assert_eq!(cluster.later(0, 2).await, before + 1);
 }
 
 #[tokio::test]

@@ -25,7 +25,7 @@ use tracing::warn;
 use crate::{
     api::Leader,
     connect::{self, Options, Ownership},
-    error::{FollowError, OpenError, TakeError},
+    error::{ApiError, FollowError, OpenError, TakeError},
     follow::{self, Follower},
     forming::{Load, Ticket, Waiting},
     group::Link,
@@ -251,6 +251,17 @@ impl JetStreamLog {
         Progress { applied, head: self.core.head().max(applied) }
     }
 
+    /// Waits until the replica has everything that the stream's leader has at this moment.
+    ///
+    /// # Errors
+    /// The leader does not answer.
+    pub async fn reach_head(&self) -> Result<(), ApiError> {
+        let head = self.core.leader.info().await?.state.last_sequence;
+        self.core.seen_head(head);
+        self.core.wait_applied(head).await;
+        Ok(())
+    }
+
     /// The stream sequence behind which this node began to follow when it was opened.
     pub fn resumed_at(&self) -> u64 {
         self.core.resumed_at
@@ -313,7 +324,8 @@ impl JetStreamLog {
         }
     }
 
-    /// Gives a shard back: nothing more is accepted, what was accepted is brought to its end first.
+    /// Gives a shard back: nothing more is accepted, what was accepted is brought to its end first. While the replica
+    /// refuses, that is when the stream has it; who waits for the replica is answered `Unknown` then.
     ///
     /// # Errors
     /// `NoSuchShard`.
@@ -321,8 +333,18 @@ impl JetStreamLog {
         let one = self.shard(shard)?;
         let mut phase = one.watch();
         one.begin_release();
-        // An error means that the engine is gone, and the shard with it.
-        drop(phase.wait_for(|phase| *phase != Phase::Releasing).await);
+        let mut health = self.core.replica.watch_health();
+        let hurry = async {
+            // An error means that the replica is gone, and nothing gets there.
+            drop(health.wait_for(|health| *health != Health::Accepting).await);
+            one.hurry();
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            // An error means that the engine is gone, and the shard with it.
+            _ended = phase.wait_for(|phase| *phase != Phase::Releasing) => {}
+            () = hurry => {}
+        }
         Ok(())
     }
 

@@ -36,13 +36,14 @@ use tokio_util::{
 };
 use tracing::debug;
 
+pub(crate) use self::share::Look;
 pub use self::{
     assign::desired_owner,
     clock::{LiveClock, MonotonicClock},
     error::Error,
     limit::{NODE_NAME_BYTES_MAX, NODE_TEXT_BYTES_MAX, NODES_MAX, TTL_DEFAULT, TTL_MAX, TTL_MIN},
     record::{Incarnation, NodeState},
-    share::{server_time, share},
+    share::{ensure, server_time, share},
 };
 use self::{
     bucket::Bucket,
@@ -317,6 +318,17 @@ impl Leases {
         self.epoch(shard).is_some()
     }
 
+    /// Whether this node's lease holds at this moment.
+    pub fn is_held(&self) -> bool {
+        self.0.mine.is_held(nanos(self.0.clock.now()))
+    }
+
+    /// How often this node's lease began to hold again after it had not: between two gaps nobody else can have decided,
+    /// and in each of them nobody may have.
+    pub fn gaps(&self) -> u64 {
+        self.0.mine.gaps()
+    }
+
     /// The epoch in which a shard is this node's, if it is at this moment.
     pub fn epoch(&self, shard: u32) -> Option<u64> {
         self.0.mine.epoch(shard, || nanos(self.0.clock.now()))
@@ -365,7 +377,7 @@ impl Leases {
         u32::try_from(self.0.view.read().shards.len()).unwrap_or(u32::MAX)
     }
 
-    /// Hands everything over and takes nothing more. Waits until nothing is left here and, if there is another live
+    /// Hands everything over and takes nothing more, until `resume`. Waits until nothing is left here and, if there is another live
     /// node, until others have taken it all; at most `wait`.
     ///
     /// Returns the shards that nobody has taken by then.
@@ -391,6 +403,14 @@ impl Leases {
         Ok(self.unowned())
     }
 
+    /// Takes shards again after a `drain`.
+    ///
+    /// # Errors
+    /// `Closed`: the leases were closed.
+    pub async fn resume(&self) -> Result<(), Error> {
+        self.0.commands.send(Command::Resume).await.map_err(|_| Error::Closed)
+    }
+
     /// Shards that no other live node owns.
     fn unowned(&self) -> u32 {
         let view = self.0.view.read();
@@ -400,6 +420,11 @@ impl Leases {
         };
         let shards = u32::try_from(view.shards.len()).unwrap_or(u32::MAX);
         u32::try_from((0..shards).filter(owned).count()).unwrap_or(u32::MAX)
+    }
+
+    /// Stops at once and gives nothing back, as if the process were killed: the lease runs out.
+    pub fn abandon(&self) {
+        self.0.stop.cancel();
     }
 
     /// Gives everything back, ends the lease and stops, within `wait`; whether all was given back. If not, what is

@@ -52,6 +52,8 @@ struct State {
     forming: VecDeque<Forming>,
     /// The writer has a group.
     is_flying: bool,
+    /// The release does not wait for the replica.
+    is_hurried: bool,
     /// Groups that the stream has, by sequence, until the replica shows them.
     sent: VecDeque<(u64, Forming)>,
     serial: u64,
@@ -109,6 +111,7 @@ impl Shard {
             waiting: VecDeque::new(),
             forming: VecDeque::new(),
             is_flying: false,
+            is_hurried: false,
             sent: VecDeque::new(),
             serial: 0,
             heads: HashMap::new(),
@@ -133,6 +136,7 @@ impl Shard {
 
     fn set_phase(&self, state: &mut State, phase: Phase) {
         state.phase = phase;
+        state.is_hurried = false;
         self.phase.send_if_modified(|shown| std::mem::replace(shown, phase) != phase);
     }
 
@@ -200,9 +204,23 @@ impl Shard {
     }
 
     fn finish_release(&self, state: &mut State) {
-        let is_done = state.forming.is_empty() && state.sent.is_empty() && !state.is_flying;
-        if state.phase == Phase::Releasing && is_done {
+        let is_written = state.forming.is_empty() && !state.is_flying;
+        if state.phase == Phase::Releasing && is_written && (state.sent.is_empty() || state.is_hurried) {
+            // What the stream has and the replica does not get is answered `Unknown`; to be taken again, the replica
+            // must reach it first.
+            for (_, group) in std::mem::take(&mut state.sent) {
+                state.forget(&group);
+            }
             self.set_phase(state, Phase::Idle);
+        }
+    }
+
+    /// The replica accepts nothing: a release that is under way waits for the stream alone.
+    pub(crate) fn hurry(&self) {
+        let mut state = self.state.lock();
+        if state.phase == Phase::Releasing {
+            state.is_hurried = true;
+            self.finish_release(&mut state);
         }
     }
 
@@ -303,6 +321,7 @@ impl Shard {
         let mut state = self.state.lock();
         state.is_flying = false;
         state.sent.push_back((sequence, group));
+        self.finish_release(&mut state);
         drop(state);
         // Read behind the lock: either the follower sees the group there, or it has told of the sequence before.
         self.finish(*applied.borrow());

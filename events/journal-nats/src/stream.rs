@@ -103,8 +103,15 @@ pub(crate) async fn ensure(leader: &Leader, options: &Options) -> Result<Info, O
         Err(error) if error.code() == Some(api::STREAM_NOT_FOUND) => create(leader, &wanted).await?,
         info => info.map_err(failed)?,
     };
-    let differences = differences(&wanted, &info.config);
-    if differences.is_empty() { Ok(info) } else { Err(OpenError::ForeignStream { stream, differences }) }
+    check(options, &info.config)?;
+    Ok(info)
+}
+
+/// Whether a stream is what it must be.
+pub(crate) fn check(options: &Options, actual: &Config) -> Result<(), OpenError> {
+    let wanted = config(options);
+    let differences = differences(&wanted, actual);
+    if differences.is_empty() { Ok(()) } else { Err(OpenError::ForeignStream { stream: wanted.name, differences }) }
 }
 
 /// Asks for `RESOLVE_MAX`: servers that were just started elect a leader first.

@@ -206,6 +206,9 @@ pub struct AdmitRequest {
     pub deadline: TimestampUs,
     /// Whether the answer streams.
     pub streaming: bool,
+    /// The process that serves it, `NODE/INCARNATION`; empty = the only one there is.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub served_by: String,
 }
 
 /// Tells how an admitted request ended.

@@ -58,7 +58,13 @@ fn admission() -> AdmitRequest {
         },
         deadline: AT.after(DurationUs::from_secs(600)),
         streaming: true,
+        served_by: String::new(),
     }
+}
+
+/// What nodes of a cluster write; the field came later.
+fn served_admission() -> AdmitRequest {
+    AdmitRequest { served_by: "n1/0000000000000000000000000000abcd".to_owned(), ..admission() }
 }
 
 fn settlement() -> SettleRequest {
@@ -169,6 +175,17 @@ fn hold_all<T: Stored + PartialEq + std::fmt::Debug>(values: Vec<T>) {
 #[test]
 fn tenant_commands_keep_their_bytes() {
     hold_all(commands());
+}
+
+#[test]
+fn admissions_of_nodes_keep_their_bytes() {
+    let command = Command::AdmitRequest(served_admission());
+    let event = Event::RequestAdmitted { request: served_admission(), reserved: NanoUsd(52_800), at: AT };
+    let (asked, told) = (command.to_payload(), event.to_payload());
+    hold("AdmitRequest.served.v1", &asked.bytes);
+    hold("RequestAdmitted.served.v1", &told.bytes);
+    assert_eq!(Command::from_payload(asked.view()).unwrap(), command);
+    assert_eq!(Event::from_payload(told.view()).unwrap(), event);
 }
 
 #[test]

@@ -427,6 +427,9 @@ pub struct AdmitRequest {
     pub deadline_us: u64,
     #[prost(bool, tag = "10")]
     pub streaming: bool,
+    /// The process that serves it, NODE/INCARNATION; empty = the only one there is.
+    #[prost(string, tag = "11")]
+    pub served_by: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SettleRequest {
@@ -550,6 +553,9 @@ pub struct RequestAdmitted {
     pub streaming: bool,
     #[prost(uint64, tag = "12")]
     pub at_us: u64,
+    /// The process that serves it, NODE/INCARNATION; empty = the only one there is.
+    #[prost(string, tag = "13")]
+    pub served_by: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RequestSettled {

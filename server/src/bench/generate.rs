@@ -200,6 +200,7 @@ fn admission(request_id: RequestId, key: &KeyId, now: TimestampUs) -> AdmitReque
         },
         deadline: now.after(DurationUs::from_secs(600)),
         streaming: false,
+        served_by: String::new(),
     }
 }
 

@@ -76,8 +76,8 @@ pub(crate) enum Command {
     /// Measure this machine, each figure next to a reference
     #[command(subcommand)]
     Bench(Bench),
-    /// Check configuration, data directory, ports and keys before a start
-    Doctor,
+    /// Check configuration, data directory, ports, keys and NATS servers before a start; changes nothing
+    Doctor(Doctor),
 }
 
 #[derive(Debug, Subcommand)]
@@ -125,6 +125,28 @@ pub(crate) struct Listen {
     /// Print the configuration in force (defaults, file, environment, flags) and stop
     #[arg(long)]
     pub(crate) dump_config: bool,
+}
+
+/// As which node `doctor` looks at the NATS servers.
+#[derive(Debug, Args)]
+pub(crate) struct Doctor {
+    /// NATS servers to check: nats://host:4222, several with commas between them
+    #[arg(long, value_name = "URLS")]
+    nats: Option<String>,
+    /// Name of the node
+    #[arg(long, value_name = "NAME")]
+    node: Option<String>,
+    /// Its region
+    #[arg(long, value_name = "REGION")]
+    region: Option<RegionId>,
+}
+
+impl Doctor {
+    /// All flags of the configuration.
+    pub(crate) fn flags(&self, common: &Common) -> Flags {
+        let (nats, node, region) = (self.nats.clone(), self.node.clone(), self.region.clone());
+        Flags { nats, node, region, ..common.flags.clone() }
+    }
 }
 
 impl Listen {

@@ -15,6 +15,7 @@ use tonic::Code;
 
 use super::{
     arguments::{Common, Listen},
+    catch_up,
     client::Client,
     clock::Stopwatch,
     failure::{Failure, Problem},
@@ -71,7 +72,7 @@ pub(super) async fn run(
     let simulator = simulator.map_err(|error| Problem::new("start the simulated upstream").because(&error))?;
     add_upstream(&mut config, simulator.address())?;
     let (data, drain_timeout) = (config.data.clone(), config.requests.drain_timeout);
-    let platform = Platform::start_with(config, environment.admin_token()).await?;
+    let platform = Platform::start_with(config, environment.admin_token(), &*catch_up::shown()).await?;
     let token = Secret::new(platform.admin_token().to_owned());
     let client = Client::connect_to(platform.grpc_address(), &token).await?;
     ensure_tenant(&client).await?;

@@ -1,4 +1,5 @@
-//! `freehold doctor`: what a start would trip over, one line each. It changes nothing.
+//! `freehold doctor`: what a start would trip over, one line each. It changes nothing, neither here nor at the NATS
+//! servers.
 
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
@@ -6,15 +7,19 @@ use std::{
     path::Path,
 };
 
+use actors_shell::LiveClock;
 use serde_json::json;
 
 use super::{
-    arguments::Common,
+    arguments::{Common, Doctor},
     failure::{Failure, Problem},
     output::Output,
     show,
 };
-use crate::config::{self, Config, Environment, KeyError};
+use crate::{
+    cluster::{self, Answer, Check},
+    config::{self, Config, Environment, KeyError},
+};
 
 /// File that a server locks in its data directory.
 const LOCK_FILE: &str = "lock";
@@ -45,9 +50,15 @@ impl Verdict {
 }
 
 /// Checks everything; a problem makes the exit code 1.
-pub(super) fn run(common: &Common, output: &mut Output) -> Result<(), Failure> {
-    let findings = match config::load(&common.flags, &Environment::read()) {
-        Ok(config) => examine(&config),
+pub(super) async fn run(common: &Common, doctor: &Doctor, output: &mut Output) -> Result<(), Failure> {
+    let findings = match config::load(&doctor.flags(common), &Environment::read()) {
+        Ok(config) => {
+            let mut findings = examine(&config);
+            if config.cluster.is_on() {
+                findings.extend(cluster::look(&config, LiveClock::wall).await.into_iter().map(of_cluster));
+            }
+            findings
+        }
         Err(error) => {
             let problem = Failure::from(error);
             let Failure::Problem(problem) = problem else { return Err(problem) };
@@ -99,6 +110,20 @@ fn examine(config: &Config) -> Vec<Finding> {
         findings.push(Finding { what: "upstream key", text, verdict });
     }
     findings
+}
+
+/// What a node would meet at the NATS servers.
+fn of_cluster(Check { what, found }: Check) -> Finding {
+    let (text, verdict) = match found {
+        Answer::Fine(text) => (text, Verdict::Fine),
+        Answer::Unknown(text) => (text, Verdict::Note),
+        Answer::Denied(text) => (format!("[E0014] {text}"), Verdict::Problem),
+        Answer::Wrong(error) => {
+            let problem = Problem::of(&error);
+            (told(&error.code().into_iter().fold(problem, Problem::code)), Verdict::Problem)
+        }
+    };
+    Finding { what, text, verdict }
 }
 
 fn data_directory(data: &Path) -> (String, Verdict) {

@@ -15,7 +15,10 @@ use super::{
     output::{Output, is_watched, note},
     show,
 };
-use crate::platform::io_code;
+use crate::{
+    cluster::{self, Following},
+    platform::io_code,
+};
 
 /// Commits a read.
 const PAGE_LEN: usize = 1_000;
@@ -66,6 +69,10 @@ fn stat(data: &Path, output: &mut Output) -> Result<(), Failure> {
     let store = open(data)?;
     let stat = store.stat()?;
     let opening = store.opening();
+    let following = Following::load(data).map_err(|error| {
+        let what = format!("read {}", data.join(cluster::FOLLOWER_FILE).display());
+        Problem::new(what).because(&error).hint("remove it: a node writes it anew")
+    })?;
     if output.json() {
         return output.document(&json!({
             "data": data,
@@ -78,6 +85,14 @@ fn stat(data: &Path, output: &mut Output) -> Result<(), Failure> {
             "first_recorded_at_us": stat.first_recorded_at.map(|time| time.0),
             "last_recorded_at_us": stat.last_recorded_at.map(|time| time.0),
             "opening_us": opening.duration_us,
+            "follower": following.map(|following| json!({
+                "region": following.region,
+                "applied": following.applied,
+                "head": following.head,
+                "behind": following.behind(),
+                "commits_per_s": following.commits_per_s,
+                "at_us": following.at_us,
+            })),
         }));
     }
     let time = |time: Option<events_model::TimestampUs>| time.map_or_else(|| "-".to_owned(), |time| show::time(time.0));
@@ -95,7 +110,19 @@ fn stat(data: &Path, output: &mut Output) -> Result<(), Failure> {
     ] {
         output.line(format_args!("{name:<10}{value}"))?;
     }
-    Ok(())
+    let Some(following) = following else { return Ok(()) };
+    let far = match following.behind() {
+        0 => "nothing behind".to_owned(),
+        behind => format!("{} behind, {} commits/s", show::count(behind), show::count(following.commits_per_s)),
+    };
+    output.line(format_args!(
+        "{:<10}{} of {} groups of region {}, {far}, as of {}",
+        "follows",
+        show::count(following.applied),
+        show::count(following.head),
+        following.region,
+        show::time(following.at_us)
+    ))
 }
 
 fn cat(data: &Path, from: Position, limit: u64, filter: &Filter, output: &mut Output) -> Result<(), Failure> {

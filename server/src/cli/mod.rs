@@ -5,6 +5,7 @@
 //! commands that look may read the data directory themselves.
 
 pub(crate) mod arguments;
+mod catch_up;
 pub(crate) mod client;
 pub(crate) mod clock;
 mod cluster;

@@ -61,7 +61,7 @@ fn command(arguments: &Arguments, output: &mut Output, started: Stopwatch) -> Re
         Command::Cluster(command) => one_thread()?.block_on(cluster::run(common, command, output)),
         Command::Log(command) => log::run(&data(common)?, command, output),
         Command::Bench(command) => bench::run(&data(common)?, command, output),
-        Command::Doctor => doctor::run(common, output),
+        Command::Doctor(doctor) => one_thread()?.block_on(doctor::run(common, doctor, output)),
     }
 }
 

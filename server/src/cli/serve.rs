@@ -10,6 +10,7 @@ use serde_json::json;
 
 use super::{
     arguments::{Common, Listen, Simulate},
+    catch_up,
     clock::Stopwatch,
     failure::{Failure, Problem},
     output::{Output, note},
@@ -22,9 +23,6 @@ use crate::{
     simulate::Simulator,
     telemetry,
 };
-
-/// Fields in which a stream differs when it is this region's and the node's settings are wrong.
-const SETTINGS_OF_STREAM: [&str; 2] = ["freehold_shards", "num_replicas"];
 
 /// Runs the server.
 pub(super) async fn serve(
@@ -41,7 +39,15 @@ pub(super) async fn serve(
     start_telemetry(&config.telemetry)?;
     let mut signals = Signals::install()?;
     let drain_timeout = config.requests.drain_timeout;
-    let platform = Platform::start_with(config, environment.admin_token()).await?;
+    let shown = catch_up::shown();
+    let platform = tokio::select! {
+        started = Platform::start_with(config, environment.admin_token(), &*shown) => started?,
+        // A node may have much to catch up with; what it has is kept.
+        () = signals.next() => {
+            note("ended before it was ready");
+            return Ok(());
+        }
+    };
     let (http, grpc) = (platform.http_address(), platform.grpc_address());
     let ready = started.elapsed();
     if output.json() {
@@ -139,7 +145,8 @@ impl From<StartError> for Failure {
 fn advise(problem: Problem, error: &cluster::Error) -> Problem {
     match error {
         cluster::Error::Log(nats::OpenError::ForeignStream { differences, .. })
-            if differences.iter().all(|one| SETTINGS_OF_STREAM.contains(&one.field)) =>
+        | cluster::Error::Lease(lease::Error::ForeignBucket { differences, .. })
+            if cluster::is_other_settings(differences) =>
         {
             problem.misuse().hint("give cluster.shards and cluster.replicas the values that the region has")
         }
@@ -182,6 +189,7 @@ mod tests {
     fn a_node_whose_settings_are_not_the_regions_is_told_which_to_change_and_need_not_be_started_again() {
         let (exit, text) = told(stream_that_differs_in(&["freehold_shards", "num_replicas"]));
         assert_eq!(exit, EXIT_MISUSE);
+        assert!(text.starts_with("error: [E0019]"), "{text}");
         assert!(text.contains("freehold_shards is 8, not 16") && text.contains("hint: give cluster.shards"), "{text}");
         let (asked, stored) = ("9000".to_owned(), "1500".to_owned());
         let (exit, text) = told(cluster::Error::Lease(lease::Error::Differs { setting: "ttl_ms", asked, stored }));

@@ -196,8 +196,8 @@ mod tests {
     }
 
     impl Placement for Other {
-        fn is_here(&self, _stream: &StreamId) -> bool {
-            false
+        fn epoch(&self, _stream: &StreamId) -> Option<u64> {
+            None
         }
 
         fn forward<'a>(&'a self, stream: &'a StreamId, question: &'a [u8], _wait_max: Duration) -> Forwarded<'a> {

@@ -54,9 +54,9 @@ impl pb::cluster_server::Cluster for Cluster {
             let (owner, epoch) = owner.map(|owner| (owner.node, owner.epoch)).unwrap_or_default();
             pb::Shard { number: u32::try_from(number).unwrap_or(u32::MAX), owner, epoch }
         };
-        let progress = cluster.progress();
+        let following = cluster.following();
         let shards = cluster.owners().into_iter().enumerate().map(shard).collect();
-        Ok(Response::new(pb::ListShardsResponse { shards, applied: progress.applied, head: progress.head }))
+        Ok(Response::new(pb::ListShardsResponse { shards, applied: following.applied, head: following.head }))
     }
 
     async fn drain_node(&self, request: Request<pb::DrainNodeRequest>) -> Answer<pb::DrainNodeResponse> {

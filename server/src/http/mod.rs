@@ -12,6 +12,7 @@ mod headers;
 mod models;
 mod operations;
 mod serve;
+mod starting;
 
 use std::{panic::AssertUnwindSafe, sync::Arc};
 
@@ -32,7 +33,10 @@ use http::{Method, Uri};
 use tower::ServiceExt as _;
 use tracing::{Instrument as _, error, info_span};
 
-pub(crate) use self::serve::{Serving, serve};
+pub(crate) use self::{
+    serve::{Serving, serve},
+    starting::router as starting_router,
+};
 use crate::{
     metrics::{Metrics, seconds},
     model_path::ModelPath,
@@ -97,15 +101,16 @@ fn label(path: &str) -> &'static str {
 }
 
 /// Answers a request whatever happens: with an id, counted, and with an error of ours if the handler panics.
-pub(crate) async fn answer(app: Arc<App>, router: Router, request: Request) -> Response {
-    let request_id = app.path.new_request_id();
-    let started = app.clock.now();
+pub(crate) async fn answer(serving: Serving, request: Request) -> Response {
+    let Serving { router, metrics, clock, ids, .. } = serving;
+    let started = clock.now();
+    let request_id = ids.request(started);
     let route = label(request.uri().path());
     let span = info_span!("http", %request_id, method = %request.method(), route);
-    let mut response = caught(&app.metrics, router, request_id, request).instrument(span).await;
+    let mut response = caught(&metrics, router, request_id, request).instrument(span).await;
     headers::put_request_id(response.headers_mut(), request_id);
-    app.metrics.http_requests.with_label_values(&[route, response.status().as_str()]).inc();
-    app.metrics.http_head.with_label_values(&[route]).observe(seconds(app.clock.now().since(started)));
+    metrics.http_requests.with_label_values(&[route, response.status().as_str()]).inc();
+    metrics.http_head.with_label_values(&[route]).observe(seconds(clock.now().since(started)));
     response
 }
 

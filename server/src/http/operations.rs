@@ -7,7 +7,7 @@ use prometheus::TEXT_FORMAT;
 use serde::Serialize;
 
 use super::{App, JSON, State, error, with_type};
-use crate::metrics::gauge_value;
+use crate::metrics::{Metrics, gauge_value, signed_seconds};
 
 /// Consumer groups that metrics show by name; no group's name is `other`, it has a `/` in it.
 const GROUPS_SHOWN_MAX: usize = 50;
@@ -24,8 +24,12 @@ pub(super) async fn health() -> Response {
 }
 
 pub(super) async fn ready(state: State) -> Response {
-    let obstacles = state.readiness.obstacles();
-    let ready = Ready { ready: obstacles.is_empty(), obstacles: &obstacles };
+    readiness(&state.readiness.obstacles())
+}
+
+/// Says why this process should not be sent requests, or that it should.
+pub(super) fn readiness(obstacles: &[String]) -> Response {
+    let ready = Ready { ready: obstacles.is_empty(), obstacles };
     let mut response = with_type(JSON, serde_json::to_vec(&ready).unwrap_or_default());
     if !ready.ready {
         *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
@@ -35,7 +39,11 @@ pub(super) async fn ready(state: State) -> Response {
 
 pub(super) async fn metrics(state: State) -> Response {
     measure(&state);
-    match state.metrics.render() {
+    rendered(&state.metrics)
+}
+
+pub(super) fn rendered(metrics: &Metrics) -> Response {
+    match metrics.render() {
         Ok(text) => with_type(TEXT_FORMAT, text),
         Err(failure) => {
             tracing::error!(error = %failure, "metrics not rendered");
@@ -49,6 +57,12 @@ fn measure(app: &App) {
     let metrics = &app.metrics;
     metrics.log_head.set(gauge_value(app.log.head_position().0));
     metrics.log_accepting.set(app.readiness.log_accepts().into());
+    if let Some(following) = app.readiness.following() {
+        metrics.set_following(&following);
+    }
+    if let Some(us) = app.readiness.clock_skew_us() {
+        metrics.clock_skew.set(signed_seconds(us));
+    }
     metrics.ready.set(app.readiness.obstacles().is_empty().into());
     for (name, position) in app.projections.positions() {
         metrics.projection_position.with_label_values(&[name]).set(gauge_value(position.0));

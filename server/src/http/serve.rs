@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use actors_shell::{Clock, Ids};
 use axum::{Router, body::Body};
 use http::Request;
 use hyper::{body::Incoming, service::service_fn};
@@ -24,8 +25,8 @@ use tokio::{
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
-use super::{App, answer};
-use crate::shutdown::Stop;
+use super::answer;
+use crate::{metrics::Metrics, shutdown::Stop};
 
 /// Most headers of a request, and most bytes of all of them.
 const HEADERS_MAX: usize = 100;
@@ -42,8 +43,10 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 /// What the listener needs.
 #[derive(Debug, Clone)]
 pub(crate) struct Serving {
-    pub(crate) app: Arc<App>,
     pub(crate) router: Router,
+    pub(crate) metrics: Metrics,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) ids: Arc<dyn Ids>,
     pub(crate) tasks: TaskTracker,
     pub(crate) stop: Stop,
     /// Longest wait for the head of a request, and so also for the next request on a connection.
@@ -51,13 +54,14 @@ pub(crate) struct Serving {
     pub(crate) connections_max: usize,
 }
 
-/// Accepts connections until the drain begins. A connection beyond the limit waits in the system's queue.
-pub(crate) async fn serve(listener: TcpListener, serving: Serving) {
+/// Accepts connections until the drain begins, and gives the listener back. A connection beyond the limit waits in the
+/// system's queue.
+pub(crate) async fn serve(listener: TcpListener, serving: Serving) -> TcpListener {
     let slots = Arc::new(Semaphore::new(serving.connections_max));
     let drain = serving.stop.drain.clone();
     while let Some(Ok(slot)) = drain.run_until_cancelled(Arc::clone(&slots).acquire_owned()).await {
         match drain.run_until_cancelled(listener.accept()).await {
-            None => return,
+            None => break,
             Some(Ok((stream, _))) => {
                 let connection = connection(stream, serving.clone(), slot);
                 let abandon = serving.stop.abandon.clone();
@@ -71,23 +75,24 @@ pub(crate) async fn serve(listener: TcpListener, serving: Serving) {
             }
         }
     }
+    listener
 }
 
 async fn connection(stream: TcpStream, serving: Serving, _slot: OwnedSemaphorePermit) {
     if let Err(error) = stream.set_nodelay(true) {
         debug!(%error, "connection without TCP_NODELAY");
     }
-    serving.app.metrics.http_connections.inc();
+    serving.metrics.http_connections.inc();
     run(stream, &serving).await;
-    serving.app.metrics.http_connections.dec();
+    serving.metrics.http_connections.dec();
 }
 
 async fn run(stream: TcpStream, serving: &Serving) {
     let begun = Arc::new(AtomicBool::new(false));
-    let (app, router, begins) = (Arc::clone(&serving.app), serving.router.clone(), Arc::clone(&begun));
+    let (answering, begins) = (serving.clone(), Arc::clone(&begun));
     let handler = service_fn(move |request: Request<Incoming>| {
         begins.store(true, Ordering::Relaxed);
-        let answering = answer(Arc::clone(&app), router.clone(), request.map(Body::new));
+        let answering = answer(answering.clone(), request.map(Body::new));
         async move { Ok::<_, std::convert::Infallible>(answering.await) }
     });
     let builder = builder(serving.header_timeout);

@@ -6,21 +6,19 @@ use actors_core::{
     tenant::{Rejection, Tenant, View},
 };
 use actors_shell::{Ask, Handle, Unavailable};
-use events_journal::Outcome as WriteOutcome;
 use events_model::{
-    CommitId, DecisionContext, Principal, RequestId, TimestampUs, Tokens,
-    tenant::{AdmitRequest, Command, Event, Outcome, Usage, UsageSource},
+    CommitId, DecisionContext, Principal, TimestampUs, Tokens,
+    tenant::{AdmitRequest, Command, Event, Usage, UsageSource},
 };
 use gateway::{
     openai::ApiError,
     upstream::{Call, Upstream},
 };
-use sha2::{Digest as _, Sha256};
 
 use super::{
     ModelPath, Submission, Work,
     failure::{Failed, Failure},
-    settle::{self, Closing},
+    void::{TRIES_MAX, admission_id, is_unknown},
 };
 use crate::metrics::seconds;
 
@@ -50,7 +48,7 @@ impl Work {
         let now = parts.clock.now();
         let inputs = DecisionContext { seed: seed(parts.ids.random()), ..parts.inputs };
         let (command, mut admitted) = self.plan(now, inputs)?;
-        let ask = Ask {
+        let mut ask = Ask {
             command: Command::AdmitRequest(command),
             commit_id: admitted.cause.clone(),
             idempotent: submission.idempotency_key.is_some(),
@@ -60,24 +58,13 @@ impl Work {
             traceparent: submission.traceparent.clone().unwrap_or_default(),
             inputs,
         };
-        let answer = admitted.handle.ask(ask).await;
+        let answer = self.ask(&mut ask, &mut admitted).await;
         parts.metrics.admission.observe(seconds(parts.clock.now().since(now)));
-        let decided = match answer {
-            Ok(Ok(decided)) => decided,
-            Ok(Err(rejected)) => return Err(refused(path, rejected.rejection, rejected.view)),
-            Err(unavailable) => {
-                self.release_if_unknown(&unavailable, &admitted);
-                return Err(Failure::Unavailable(unavailable).into());
-            }
-        };
-        let recorded = decided.events.iter().find_map(recorded);
-        let Some(recorded) = recorded else {
-            return Err(Failure::Internal { what: "the admission has no event" }.into());
-        };
-        // Under this request's own id it was admitted by an earlier try of this very call, whose answer got lost on
-        // the way from another node: nobody else serves it.
-        if decided.duplicate && recorded.request_id != submission.request_id {
-            return Err(Failed::with_view(Failure::Duplicate { first: recorded.request_id }, decided.view));
+        let (recorded, view) = answer?;
+        // Others may have found this node gone, and settle what it has admitted.
+        if parts.cluster.as_ref().is_some_and(|cluster| !cluster.has_lease()) {
+            self.make_void(&admitted).await;
+            return Err(Failure::Unavailable(Unavailable::Elsewhere).into());
         }
         // The rules name the upstream that is called: what they recorded is what happens.
         debug_assert_eq!(
@@ -85,9 +72,44 @@ impl Work {
             admitted.upstream.settings().name,
             "the route is the one that was admitted"
         );
-        admitted.upstream_model = recorded.upstream_model.clone();
-        admitted.view = decided.view;
+        admitted.upstream_model = recorded.upstream_model;
+        admitted.view = view;
         Ok(admitted)
+    }
+
+    /// Has the tenant's actor admit the request, under the first id of its idempotency key that is not void.
+    async fn ask(&self, ask: &mut Ask<Command>, admitted: &mut Admitted) -> Result<(AdmitRequest, View), Failed> {
+        let Submission { request_id, idempotency_key, .. } = &self.submission;
+        for number in 1..=TRIES_MAX {
+            admitted.cause = admission_id(*request_id, idempotency_key.as_deref(), number)?;
+            ask.commit_id = admitted.cause.clone();
+            let decided = match admitted.handle.ask(ask.clone()).await {
+                Ok(Ok(decided)) => decided,
+                Ok(Err(rejected)) => return Err(refused(&self.path, rejected.rejection, rejected.view)),
+                Err(unavailable) => {
+                    if is_unknown(&unavailable) {
+                        self.make_void(admitted).await;
+                    }
+                    return Err(Failure::Unavailable(unavailable).into());
+                }
+            };
+            let recorded = decided.events.iter().find_map(recorded);
+            match recorded {
+                // Under this request's own id it was admitted by an earlier try of this very call, whose answer got
+                // lost on the way from another node: nobody else serves it.
+                Some(met) if !decided.duplicate || met.request_id == *request_id => {
+                    return Ok((met.clone(), decided.view));
+                }
+                Some(met) if !self.is_void(met).await? => {
+                    let first = met.request_id;
+                    return Err(Failed::with_view(Failure::Duplicate { first }, decided.view));
+                }
+                // Without a key, ids are not used again.
+                None if idempotency_key.is_none() => break,
+                Some(_) | None => {}
+            }
+        }
+        Err(Failure::Internal { what: "no id is left for the admission" }.into())
     }
 
     /// What is asked of the tenant's actor.
@@ -112,6 +134,7 @@ impl Work {
             price: route.price,
             deadline,
             streaming: request.stream,
+            served_by: self.path.parts().cluster.as_ref().map(|cluster| cluster.served_by()).unwrap_or_default(),
         };
         let admitted = Admitted {
             handle: caller.handle.clone(),
@@ -122,36 +145,10 @@ impl Work {
             prompt_tokens_max,
             deadline,
             inputs,
-            cause: admission_id(*request_id, idempotency_key.as_deref())?,
+            cause: admission_id(*request_id, idempotency_key.as_deref(), 1)?,
             view: View::default(),
         };
         Ok((command, admitted))
-    }
-
-    /// Releases what an admission may have held although nobody was told of it.
-    fn release_if_unknown(&self, unavailable: &Unavailable, admitted: &Admitted) {
-        let is_unknown = match unavailable {
-            Unavailable::Aborted(error) => error.outcome() == WriteOutcome::Unknown,
-            Unavailable::Restarted | Unavailable::Unreachable => true,
-            Unavailable::Overloaded { .. }
-            | Unavailable::Refusing(_)
-            | Unavailable::Storage(_)
-            | Unavailable::Elsewhere
-            | Unavailable::Closed => false,
-        };
-        if !is_unknown {
-            return;
-        }
-        let closing = Closing {
-            detail: "the admission's outcome was unknown".to_owned(),
-            ..Closing::new(Outcome::UpstreamFailed, nothing())
-        };
-        let settlement = closing.settlement(self.submission.request_id);
-        let (path, recording) = (self.path.clone(), self.recording(admitted));
-        self.path.inner.tasks.spawn(async move {
-            // Whether it was there or not, nothing is held afterwards; the deadline covers what fails here.
-            drop(settle::settle(path.parts(), &recording, settlement).await);
-        });
     }
 
     /// The call of the upstream.
@@ -192,17 +189,6 @@ fn bound(asked: Option<Tokens>, route: &Route) -> Result<Tokens, ApiError> {
 }
 
 /// The admission's idempotency key: the client's, hashed, or the request's own id.
-fn admission_id(request_id: RequestId, key: Option<&str>) -> Result<CommitId, Failed> {
-    let text = match key {
-        None => format!("admit/{request_id}"),
-        Some(key) => {
-            let digest = Sha256::digest(key.as_bytes());
-            digest.iter().fold("admit/idem-".to_owned(), |text, byte| format!("{text}{byte:02x}"))
-        }
-    };
-    CommitId::new(&text).map_err(|_| Failure::Internal { what: "the admission's id is not one" }.into())
-}
-
 fn refused(path: &ModelPath, rejection: Rejection, view: View) -> Failed {
     let reason = Tenant::refusal(&rejection).map_or("rule", events_model::tenant::RefusalReason::name);
     path.parts().metrics.model_refusals.with_label_values(&[reason]).inc();
@@ -214,7 +200,7 @@ fn refused(path: &ModelPath, rejection: Rejection, view: View) -> Failed {
 }
 
 /// The admission that an event records.
-fn recorded(event: &Event) -> Option<&AdmitRequest> {
+pub(super) fn recorded(event: &Event) -> Option<&AdmitRequest> {
     match event {
         Event::RequestAdmitted { request, .. } => Some(request),
         Event::TenantRegistered { .. }
@@ -250,15 +236,5 @@ mod tests {
         assert_eq!(bound(Some(Tokens(64)), &route).unwrap(), Tokens(64));
         let error = bound(Some(Tokens(65)), &route).unwrap_err();
         assert_eq!((error.status, error.param.as_deref()), (400, Some("max_tokens")));
-    }
-
-    #[test]
-    fn an_idempotency_key_never_appears_in_the_log_and_always_gives_the_same_id() {
-        let one = RequestId::from_bytes([1; 16]);
-        let id = admission_id(one, Some("order 7")).unwrap();
-        assert!(!id.as_str().contains("order"), "{id}");
-        assert_eq!(id, admission_id(RequestId::from_bytes([2; 16]), Some("order 7")).unwrap());
-        assert_eq!(id.as_str().len(), "admit/idem-".len() + 64);
-        assert_eq!(admission_id(one, None).unwrap().as_str(), format!("admit/{one}"));
     }
 }

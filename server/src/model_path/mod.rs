@@ -20,11 +20,12 @@ mod routing;
 mod settle;
 mod stream;
 pub mod traceparent;
+mod void;
 
 use std::sync::Arc;
 
 use actors_core::tenant::Tenant;
-use actors_shell::{Clock, Handle, Ids, Shell};
+use actors_shell::{Clock, Handle, Ids, Shell, Unavailable};
 use events_journal::EventLog;
 use events_model::{DecisionContext, KeyId, RequestId, StreamId, TenantId, Version};
 use gateway::openai::{ApiError, ChatRequest, RequestLimits};
@@ -40,6 +41,7 @@ pub use self::{
 };
 use crate::{
     auth::{ApiKey, Pepper},
+    cluster::Cluster,
     metrics::Metrics,
     shutdown::Stop,
 };
@@ -68,6 +70,8 @@ pub struct Parts {
     pub limits: RequestLimits,
     /// Most requests in flight.
     pub in_flight_max: usize,
+    /// The nodes beside this one, if there are any.
+    pub(crate) cluster: Option<Arc<Cluster>>,
     /// Counts.
     pub metrics: Metrics,
     /// When to stop.
@@ -169,12 +173,24 @@ impl ModelPath {
     /// `Unauthenticated`, or the tenant's state cannot be loaded.
     pub async fn authenticate(&self, key: Option<&str>) -> Result<Caller, Failed> {
         let key = key.and_then(ApiKey::parse).ok_or(Failure::Unauthenticated)?;
+        if let Some(caller) = self.find(&key).await? {
+            return Ok(caller);
+        }
+        // Another node may have issued it a moment ago.
+        let Some(cluster) = &self.parts().cluster else { return Err(Failure::Unauthenticated.into()) };
+        if !cluster.reach_head().await {
+            return Err(Failure::Unavailable(Unavailable::Elsewhere).into());
+        }
+        Ok(self.find(&key).await?.ok_or(Failure::Unauthenticated)?)
+    }
+
+    /// Finds the caller in what this process knows.
+    async fn find(&self, key: &ApiKey) -> Result<Option<Caller>, Failed> {
         let parts = self.parts();
         let stream = StreamId::tenant(key.tenant());
         let head = parts.log.head(&stream);
-        let head = head.map_err(|error| Failure::Unavailable(actors_shell::Unavailable::Storage(error)))?;
-        if head == Version::ZERO {
-            return Err(Failure::Unauthenticated.into());
+        if head.map_err(|error| Failure::Unavailable(Unavailable::Storage(error)))? == Version::ZERO {
+            return Ok(None);
         }
         let tag = key.tag(&parts.pepper);
         let handle = parts.tenants.actor(&stream);
@@ -182,8 +198,8 @@ impl ModelPath {
             let mut good = state.keys.iter().filter(|(_, key)| key.revoked_at.is_none() && tag.is(&key.hash));
             good.next().map(|(key_id, _)| key_id.clone())
         };
-        let key_id = handle.peek(find).await.map_err(Failure::Unavailable)?.ok_or(Failure::Unauthenticated)?;
-        Ok(Caller { tenant: key.tenant().clone(), key_id, handle })
+        let key_id = handle.peek(find).await.map_err(Failure::Unavailable)?;
+        Ok(key_id.map(|key_id| Caller { tenant: key.tenant().clone(), key_id, handle }))
     }
 
     /// Waits until no request is in flight; nothing new must come in any more.

@@ -237,29 +237,65 @@ pub(crate) async fn look_up(
     answer.map(|usage| from_upstream(usage.unwrap_or(zero), UsageSource::LookedUp))
 }
 
+impl Recording {
+    /// What the tenant's actor is asked to record; `idempotent` = it may be there already.
+    pub(super) fn ask(&self, command: Command, request_id: RequestId, id: (CommitId, bool)) -> Ask<Command> {
+        let (commit_id, idempotent) = id;
+        Ask {
+            command,
+            commit_id,
+            idempotent,
+            episode_id: request_id.into(),
+            causation_id: self.cause.clone(),
+            principal: Principal::system(self.component),
+            traceparent: self.traceparent.clone(),
+            inputs: self.inputs,
+        }
+    }
+}
+
 /// Records a settlement; tries again while the log refuses, until the reservation has ended by itself or the
 /// server must stop.
 pub(crate) async fn settle(parts: &Parts, recording: &Recording, settlement: SettleRequest) -> Result<Settled, Lost> {
     let request_id = settlement.request_id;
     // Always a valid id: a UUID behind a short word.
     let Ok(commit_id) = CommitId::new(&format!("settle/{request_id}")) else { return Err(Lost::GivenUp) };
-    let mut ask = Ask {
-        command: Command::SettleRequest(settlement),
-        commit_id,
-        // After a crash or an unknown outcome the same settlement may be there already.
-        idempotent: recording.cause.is_none(),
-        episode_id: request_id.into(),
-        causation_id: recording.cause.clone(),
-        principal: Principal::system(recording.component),
-        traceparent: recording.traceparent.clone(),
-        inputs: recording.inputs,
+    // After a crash or an unknown outcome the same settlement may be there already.
+    let is_repeated = recording.cause.is_none();
+    let ask = recording.ask(Command::SettleRequest(settlement), request_id, (commit_id, is_repeated));
+    let lost = match persist(parts, recording, request_id, ask).await {
+        Ok(Ok(events)) => return settled(parts, &events),
+        Ok(Err(rejection)) => refused(rejection),
+        Err(GivenUp) => Lost::GivenUp,
     };
+    match &lost {
+        Lost::NotOpen => info!(%request_id, "nothing is held for the request any more"),
+        Lost::GivenUp => parts.metrics.settlements_lost.inc(),
+        Lost::Refused(rejection) => {
+            parts.metrics.settlements_lost.inc();
+            tracing::error!(%request_id, %rejection, "settlement refused by the rules");
+        }
+    }
+    Err(lost)
+}
+
+/// There was no time for another attempt.
+#[derive(Debug)]
+pub(super) struct GivenUp;
+
+/// Has the actor decide until it does; the events, or the rule that is broken.
+pub(super) async fn persist(
+    parts: &Parts,
+    recording: &Recording,
+    request_id: RequestId,
+    mut ask: Ask<Command>,
+) -> Result<Result<Vec<Event>, Rejection>, GivenUp> {
     let mut pause = RETRY_FIRST;
     loop {
-        let lost = match recording.handle.ask(ask.clone()).await {
-            Ok(Ok(decided)) => return settled(parts, &decided.events),
-            Ok(Err(rejected)) => refused(rejected.rejection),
-            Err(Unavailable::Closed) => Lost::GivenUp,
+        match recording.handle.ask(ask.clone()).await {
+            Ok(Ok(decided)) => return Ok(Ok(decided.events)),
+            Ok(Err(rejected)) => return Ok(Err(rejected.rejection)),
+            Err(Unavailable::Closed) => return Err(GivenUp),
             Err(error) => {
                 // While the log refuses, or nobody decides, nothing expires either, so there is no reason to give up what is known.
                 let refuses = matches!(
@@ -273,24 +309,13 @@ pub(crate) async fn settle(parts: &Parts, recording: &Recording, settlement: Set
                 if !wait(parts, until, pause).await {
                     let error = chain(&error, TEXT_BYTES_MAX);
                     warn!(%request_id, error, "settlement given up, the reservation's deadline covers it");
-                    Lost::GivenUp
-                } else {
-                    parts.metrics.settlement_retries.inc();
-                    pause = pause.saturating_mul(2).min(RETRY_MAX);
-                    ask.idempotent = true;
-                    continue;
+                    return Err(GivenUp);
                 }
-            }
-        };
-        match &lost {
-            Lost::NotOpen => info!(%request_id, "nothing is held for the request any more"),
-            Lost::GivenUp => parts.metrics.settlements_lost.inc(),
-            Lost::Refused(rejection) => {
-                parts.metrics.settlements_lost.inc();
-                tracing::error!(%request_id, %rejection, "settlement refused by the rules");
+                parts.metrics.settlement_retries.inc();
+                pause = pause.saturating_mul(2).min(RETRY_MAX);
+                ask.idempotent = true;
             }
         }
-        return Err(lost);
     }
 }
 

@@ -15,7 +15,7 @@ use tracing::{error, info, warn};
 use super::{Readers, StartError};
 use crate::{
     auth::{Pepper, SECRET_BYTES, entropy, secret_file},
-    cluster::{self, Cluster, Joined, Opened},
+    cluster::Cluster,
     config::{Config, Secret},
     model_path::{chain, overdue_grace},
     readiness::Readiness,
@@ -92,31 +92,6 @@ impl Ground {
             admin_token: admin_token.map_or(token.secret, |token| token.expose().to_owned()),
             started_at,
         })
-    }
-
-    /// Makes this process a node: the log is the region's, its local store a replica of it.
-    pub(super) async fn join(&mut self, config: &Config) -> Result<Joined, StartError> {
-        let opened = Opened::open(config, &self.store).await.map_err(StartError::Cluster)?;
-        opened.check_clock(LiveClock::wall).await.map_err(StartError::Cluster)?;
-        // What one node issues, all must accept.
-        let pepper = opened.share("key-pepper", &self.pepper_bytes).await.map_err(StartError::Cluster)?;
-        let pepper = pepper.try_into().map_err(|_| StartError::Cluster(cluster::Error::Secret("pepper")))?;
-        // Keys are lost with the pepper, so every node keeps it.
-        secret_file::save_key_pepper(&config.data, &pepper).map_err(StartError::KeyPepper)?;
-        self.pepper = Pepper::new(&pepper);
-        if !self.is_token_given {
-            let token = opened.share("admin-token", self.admin_token.as_bytes()).await.map_err(StartError::Cluster)?;
-            let token = String::from_utf8(token).ok().filter(|token| secret_file::is_admin_token(token));
-            self.admin_token = token.ok_or(StartError::Cluster(cluster::Error::Secret("admin token")))?;
-            // So that commands beside this node find it.
-            secret_file::save(&config.data.join(secret_file::ADMIN_TOKEN_FILE), &self.admin_token)
-                .map_err(StartError::AdminToken)?;
-        }
-        let incarnation = entropy::<16>().map(u128::from_le_bytes).map_err(StartError::NoEntropy)?;
-        let joined = opened.join(config, incarnation, self.started_at).await.map_err(StartError::Cluster)?;
-        self.log = Arc::new(joined.cluster.log());
-        self.cluster = Some(Arc::clone(&joined.cluster));
-        Ok(joined)
     }
 
     pub(super) fn shells(&self, config: &Config) -> (Shell<Tenant>, Shell<Region>, Shell<Group>) {

@@ -11,8 +11,11 @@
 )]
 
 mod bad_input;
+mod catch_up;
 mod clock;
 mod cluster;
+mod cluster_doctor;
+mod cluster_loss;
 mod crowd;
 mod events;
 mod events_cli;

@@ -164,7 +164,7 @@ impl World {
         change(&mut config);
         let platform = Platform::start(config.clone()).await.unwrap();
         let channel = channel(&platform);
-        let client = Client::builder(TokioExecutor::new()).build_http();
+        let client = client();
         let (key, key_id) = (String::new(), String::new());
         let mut world = Self { directory, simulator, config, platform, key, key_id, client, channel };
         let request = tenant_pb::CreateTenantRequest {
@@ -279,6 +279,10 @@ impl World {
         let request = Request::get(self.url(path)).header("authorization", format!("Bearer {}", self.key));
         self.send(request.body(Full::default()).unwrap()).await
     }
+}
+
+pub(crate) fn client() -> Client<HttpConnector, Full<Bytes>> {
+    Client::builder(TokioExecutor::new()).build_http()
 }
 
 pub(crate) fn channel(platform: &Platform) -> Channel {

@@ -1,6 +1,7 @@
 //! Several nodes as real processes over real NATS servers.
 
 use std::{
+    collections::BTreeMap,
     ffi::OsString,
     fs,
     net::{Ipv4Addr, SocketAddr},
@@ -32,11 +33,16 @@ pub struct Node {
     pub process: Process,
 }
 
+/// Variables of a process.
+pub type Environment = Vec<(&'static str, OsString)>;
+
 /// A simulated upstream and nodes before it.
 #[derive(Debug)]
 pub struct Nodes {
     binary: PathBuf,
     configuration: PathBuf,
+    /// What the nodes have in their environments, by name.
+    environments: BTreeMap<String, Environment>,
     /// The upstream.
     pub upstream: Process,
     /// The nodes.
@@ -49,6 +55,19 @@ impl Nodes {
     /// # Errors
     /// One of them does not start.
     pub async fn start(folder: &Path, nats: &[String], replicas: usize) -> Result<Self> {
+        Self::start_in(folder, nats, replicas, BTreeMap::new()).await
+    }
+
+    /// Like `start`; nodes of these names have this in their environments.
+    ///
+    /// # Errors
+    /// One of them does not start.
+    pub async fn start_in(
+        folder: &Path,
+        nats: &[String],
+        replicas: usize,
+        environments: BTreeMap<String, Environment>,
+    ) -> Result<Self> {
         let binary = freehold()?;
         let mut simulate = Command::new(&binary);
         let upstream = Process::start(simulate.args(["simulate", "--listen", "127.0.0.1:0"])).await?;
@@ -57,7 +76,7 @@ impl Nodes {
         // What a dead node leaves open is settled at its deadline.
         let timeouts = configuration(upstream.http).replace("\"30s\"", "\"4s\"").replace("\"20s\"", "\"4s\"");
         fs::write(&path, timeouts.replace("\"5s\"", "\"1s\"") + &cluster).context("write the configuration")?;
-        let mut all = Self { binary, configuration: path, upstream, nodes: Vec::new() };
+        let mut all = Self { binary, configuration: path, environments, upstream, nodes: Vec::new() };
         let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         for (number, nats) in (1..).zip(nats) {
             let name = format!("n{number}");
@@ -79,7 +98,8 @@ impl Nodes {
             .arg(&self.configuration)
             .arg("--data")
             .arg(data)
-            .env("FREEHOLD_NATS_PASSWORD", PASSWORD);
+            .env("FREEHOLD_NATS_PASSWORD", PASSWORD)
+            .envs(self.environments.get(name).into_iter().flatten().cloned());
         Process::start(&mut serve).await
     }
 

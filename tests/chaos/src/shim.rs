@@ -80,6 +80,16 @@ pub fn clock_ahead(dir: &Path, by: Duration) -> Result<Vec<(&'static str, OsStri
     Ok(vec![("LD_PRELOAD", library.into()), ("CHAOS_CLOCK_AHEAD_S", by.as_secs().to_string().into())])
 }
 
+/// The environment under which a program's clock is ahead by the whole seconds that stand in a file, while there is
+/// one; compiles the library for it into a directory.
+///
+/// # Errors
+/// There is no C compiler, or it does not accept the source.
+pub fn clock_of(dir: &Path, file: &Path) -> Result<Vec<(&'static str, OsString)>> {
+    let library = library(dir, "clock", CLOCK)?;
+    Ok(vec![("LD_PRELOAD", library.into()), ("CHAOS_CLOCK_FILE", file.into())])
+}
+
 fn library(dir: &Path, name: &str, text: &str) -> Result<PathBuf> {
     let (source, library) = (dir.join(format!("{name}.c")), dir.join(format!("{name}.so")));
     fs::write(&source, text).with_context(|| format!("write the source of {name}"))?;

@@ -67,6 +67,7 @@ pub fn admission(number: u8, prompt: u64, completion: u64) -> AdmitRequest {
         price: PRICE,
         deadline: NOON.after(DurationUs::from_secs(60)),
         streaming: false,
+        served_by: String::new(),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use events_model::{
     NanoUsd, TimestampUs, Tokens,
-    tenant::{AdmitRequest, Event, Plan},
+    tenant::{AdmitRequest, Event, Plan, TEXT_BYTES_MAX},
 };
 
 use super::{
@@ -23,6 +23,9 @@ pub(super) fn admit(state: &State, request: &AdmitRequest, context: &Context) ->
     }
     if state.reservations.contains_key(&request.request_id) {
         return Err(Rejection::AlreadyAdmitted);
+    }
+    if request.served_by.len() > TEXT_BYTES_MAX {
+        return Err(Rejection::Invalid("a text is longer than 512 bytes".into()));
     }
     let tokens = request.prompt_tokens_max.plus(request.completion_tokens_max);
     if tokens > REQUEST_TOKENS_MAX {

@@ -108,6 +108,7 @@ fn admitted(state: &mut State, request: &AdmitRequest, reserved: NanoUsd, at: Ti
         tokens,
         model: request.model.clone(),
         upstream: request.upstream.clone(),
+        served_by: request.served_by.clone(),
         admitted_at: at,
         deadline: request.deadline,
     };

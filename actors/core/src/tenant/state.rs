@@ -90,6 +90,8 @@ pub struct Reservation {
     pub model: String,
     /// Upstream it was routed to.
     pub upstream: String,
+    /// The process that serves it, `NODE/INCARNATION`; empty = the only one there is.
+    pub served_by: String,
     /// When it was admitted.
     pub admitted_at: TimestampUs,
     /// When it expires.

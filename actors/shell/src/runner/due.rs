@@ -52,9 +52,14 @@ impl<D: Decider> Runner<D> {
     /// Does what has fallen due and sums up refusals; false = it could not, try again later.
     pub(super) fn catch_up(&mut self) -> bool {
         let now = self.environment.clock.now();
-        if !self.is_here() {
-            // Whoever decides for the stream does it; if it comes back here, others may know more first.
-            self.due_from = self.environment.clock.now().after(micros(self.environment.settings.overdue_grace));
+        let epoch = self.epoch();
+        if self.environment.settings.placement.is_some() && epoch != self.epoch {
+            // It came here, or went. For a while nobody may have decided, and others may know more first.
+            self.due_from = now.after(micros(self.environment.settings.overdue_grace));
+            self.epoch = epoch;
+        }
+        if epoch.is_none() {
+            // Whoever decides for the stream does it.
             return true;
         }
         let mut fine = true;

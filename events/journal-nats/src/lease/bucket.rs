@@ -89,7 +89,30 @@ impl Bucket {
             Err(error) => return Err(failed(error)),
         }
         let actual = self.leader.info().await.map_err(failed)?.config;
-        let pairs = fields(&wanted).into_iter().zip(fields(&actual));
+        self.check(&wanted, &actual)
+    }
+
+    /// Whether the bucket is there and what it must be, and the region's settings are these; changes nothing.
+    pub(crate) async fn look(&self, replicas: usize, asked: &Meta) -> Result<bool, Error> {
+        let failed = |source: ApiError| Error::Api { bucket: self.name.clone(), source };
+        let actual = match self.leader.info().await {
+            Err(error) if error.code() == Some(api::STREAM_NOT_FOUND) => return Ok(false),
+            info => info.map_err(failed)?.config,
+        };
+        self.check(&self.config(replicas), &actual)?;
+        match self.leader.last(&self.meta_subject()).await.map_err(failed)? {
+            Some(stored) => self.compare(&stored, asked).map(|()| true),
+            None => Ok(true),
+        }
+    }
+
+    /// Where what all nodes agree on lies.
+    pub(crate) fn meta_subject(&self) -> String {
+        format!("{}{META_KEY}", self.prefix)
+    }
+
+    fn check(&self, wanted: &Config, actual: &Config) -> Result<(), Error> {
+        let pairs = fields(wanted).into_iter().zip(fields(actual));
         let differences: Vec<_> = pairs
             .filter(|((_, expected), (_, actual))| expected != actual)
             .map(|((field, expected), (_, actual))| Difference { field, expected, actual })
@@ -106,7 +129,7 @@ impl Bucket {
         let payload = Bytes::from(serde_json::to_vec(asked).unwrap_or_default());
         let mut last = None;
         for _ in 0..META_ATTEMPTS_MAX {
-            match self.leader.last(&format!("{}{META_KEY}", self.prefix)).await {
+            match self.leader.last(&self.meta_subject()).await {
                 Ok(Some(stored)) => return self.compare(&stored, asked),
                 Ok(None) => match self.publish(META_KEY, 0, payload.clone(), None).await {
                     Ok(_) => return Ok(()),

@@ -154,6 +154,7 @@ impl Core {
             Input::Wrote(write, result) => self.wrote(now, write, result, out),
             Input::Acknowledged { shard } => self.acknowledged(shard, out),
             Input::Drain => self.intend(NodeState::Draining),
+            Input::Resume => self.intend(NodeState::Live),
             Input::Leave => self.intend(NodeState::Left),
         }
         self.keep_lease(now, out);
@@ -373,6 +374,7 @@ impl Core {
                 let was_blind = !self.holds(now);
                 view.put_node(&self.profile.node, revision, record, now);
                 if was_blind {
+                    self.mine.count_gap();
                     // Nobody's renewals were seen for a while: everybody gets a whole lease to show one.
                     view.nodes.values_mut().for_each(|entry| entry.seen_at = now);
                 }

@@ -1,11 +1,16 @@
 //! What nodes learn from the servers beside leases: secrets that all of a region share (the first node's are kept there,
 //! the others take them), and what time it is.
 
+use std::time::Duration;
+
 use async_nats::Client;
 use bytes::Bytes;
 use events_model::RegionId;
 
-use super::{bucket::Bucket, error::Error};
+use super::{
+    bucket::{Bucket, meta},
+    error::Error,
+};
 use crate::limit::READ_WAIT;
 
 /// Keeps `mine` under a name if nothing is there yet; returns what is there. The servers hold it as it is.
@@ -24,13 +29,43 @@ pub async fn share(
     bucket.share(&format!("secret.{name}"), Bytes::copy_from_slice(mine)).await
 }
 
-/// The time at the servers, RFC 3339: they stamp a message, and it is read back.
+/// A look at a region's bucket that changes nothing.
+#[derive(Debug)]
+pub(crate) struct Look(Bucket);
+
+impl Look {
+    pub(crate) fn new(client: &Client, region: &RegionId) -> Self {
+        Self(Bucket::new(client, region, READ_WAIT))
+    }
+
+    /// Whether it is there and fits.
+    pub(crate) async fn check(
+        &self,
+        replicas: usize,
+        (region, shards, ttl): (&RegionId, u32, Duration),
+    ) -> Result<bool, Error> {
+        self.0.look(replicas, &meta(region, shards, ttl)).await
+    }
+
+    /// A subject of it.
+    pub(crate) fn subject(&self) -> String {
+        self.0.meta_subject()
+    }
+}
+
+/// Makes the bucket of a region if it is not there; checks it if it is.
 ///
 /// # Errors
 /// - `ForeignBucket`: nothing was changed.
 /// - `Api`: the servers do not answer, or refuse.
-pub async fn server_time(client: &Client, (region, replicas): (&RegionId, usize), node: &str) -> Result<String, Error> {
-    let bucket = Bucket::new(client, region, READ_WAIT);
-    bucket.ensure(replicas).await?;
-    bucket.stamp(&format!("clock.{node}")).await
+pub async fn ensure(client: &Client, (region, replicas): (&RegionId, usize)) -> Result<(), Error> {
+    Bucket::new(client, region, READ_WAIT).ensure(replicas).await
+}
+
+/// The time at the servers, RFC 3339: they stamp a message in the region's bucket, and it is read back.
+///
+/// # Errors
+/// `Api`: the servers do not answer, or refuse; there is no bucket.
+pub async fn server_time(client: &Client, region: &RegionId, node: &str) -> Result<String, Error> {
+    Bucket::new(client, region, READ_WAIT).stamp(&format!("clock.{node}")).await
 }

@@ -18,12 +18,14 @@ pub(crate) type Nanos = u64;
 #[derive(Debug)]
 pub(crate) struct Mine {
     deadline: AtomicU64,
+    /// Counts the spans in which the lease did not hold.
+    gaps: AtomicU64,
     epochs: Box<[AtomicU64]>,
 }
 
 impl Mine {
     pub(crate) fn new(shards: u32) -> Self {
-        Self { deadline: AtomicU64::new(0), epochs: (0..shards).map(|_| AtomicU64::new(0)).collect() }
+        Self { deadline: AtomicU64::new(0), gaps: AtomicU64::new(0), epochs: (0..shards).map(|_| AtomicU64::new(0)).collect() }
     }
 
     /// The epoch under which a shard is this node's at the moment of asking. The clock is read last: whatever stopped
@@ -38,6 +40,21 @@ impl Mine {
     pub(crate) fn kept(&self, shard: u32) -> Option<u64> {
         let epoch = self.epochs.get(shard as usize)?.load(Ordering::Acquire);
         (epoch != 0).then_some(epoch)
+    }
+
+    /// Whether the lease holds at this moment.
+    pub(crate) fn is_held(&self, now: Nanos) -> bool {
+        now < self.deadline.load(Ordering::Acquire)
+    }
+
+    /// How often the lease began to hold again after it had not.
+    pub(crate) fn gaps(&self) -> u64 {
+        self.gaps.load(Ordering::Acquire)
+    }
+
+    /// Counts a gap; before the deadline that ends it is stored, so that nobody sees the one without the other.
+    pub(crate) fn count_gap(&self) {
+        self.gaps.fetch_add(1, Ordering::AcqRel);
     }
 
     pub(crate) fn set_deadline(&self, deadline: Nanos) {

@@ -23,6 +23,8 @@ use super::{
 pub(crate) enum Command {
     /// Hand everything over; answered when nothing is left.
     Drain(oneshot::Sender<()>),
+    /// Take shards again.
+    Resume,
     /// Hand everything over, end the lease and stop; answered when that is done.
     Close(oneshot::Sender<()>),
 }
@@ -163,6 +165,7 @@ impl Work {
                 self.drains.push(asker);
                 Input::Drain
             }
+            Command::Resume => Input::Resume,
             Command::Close(asker) => {
                 self.closes.push(asker);
                 Input::Leave

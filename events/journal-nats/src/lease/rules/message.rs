@@ -79,6 +79,8 @@ pub(crate) enum Input {
     Acknowledged { shard: u32 },
     /// Everything shall be handed over.
     Drain,
+    /// Shards shall be taken again.
+    Resume,
     /// Everything shall be handed over, and the lease ended.
     Leave,
 }

@@ -170,7 +170,13 @@ impl World {
             }
             (3 | 4, Some(index)) => self.nodes[index].alive = false,
             (5 | 6, Some(index)) => self.nodes[index].stalled_until = self.now + self.rng.random_range(0..3 * TTL),
-            (7, Some(index)) => self.at(self.now, Event::Input(index, Input::Drain)),
+            (7, Some(index)) => {
+                self.at(self.now, Event::Input(index, Input::Drain));
+                if self.rng.random_bool(0.5) {
+                    let back = self.now + self.rng.random_range(0..2 * TTL);
+                    self.at(back, Event::Input(index, Input::Resume));
+                }
+            }
             (8, Some(index)) => self.at(self.now, Event::Input(index, Input::Leave)),
             _ => self.away_until = self.now + self.rng.random_range(0..2 * TTL),
         }
@@ -386,6 +392,24 @@ fn a_node_that_leaves_owns_nothing_and_its_lease_is_ended() {
     };
     assert_eq!(record.state, NodeState::Left);
     assert!((0..SHARDS).all(|shard| world.owners(shard) == [1]));
+}
+
+#[test]
+fn a_node_that_comes_back_from_a_drain_has_its_shards_again() {
+    let mut world = World::new(0);
+    world.faults = false;
+    world.join("a");
+    world.join("b");
+    world.run(3 * TTL, 0);
+    let before: Vec<_> = (0..SHARDS).map(|shard| world.owners(shard)).collect();
+    assert!(before.iter().any(|owners| *owners == [0]));
+    world.at(world.now, Event::Input(0, Input::Drain));
+    world.run(world.now + 3 * TTL, 0);
+    assert!((0..SHARDS).all(|shard| world.owners(shard) == [1]));
+    world.at(world.now, Event::Input(0, Input::Resume));
+    world.run(world.now + 3 * TTL, 0);
+    let after: Vec<_> = (0..SHARDS).map(|shard| world.owners(shard)).collect();
+    assert_eq!(after, before);
 }
 
 #[test]

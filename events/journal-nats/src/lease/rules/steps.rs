@@ -53,7 +53,9 @@ fn suspended() -> (World, Write, Nanos) {
 fn nothing_is_decided_after_the_deadline_and_the_shards_are_kept_if_the_renewal_succeeds_after_all() {
     let (mut world, renewal, deadline) = suspended();
     let (node, mut out) = (&mut world.nodes[0], Vec::new());
+    let gaps = node.mine.gaps();
     node.core.handle(deadline, Input::Wrote(renewal, Ok(9)), &mut out);
+    assert_eq!(node.mine.gaps(), gaps + 1);
     assert!(!out.iter().any(|action| matches!(action, Action::Lost { .. } | Action::Taken { .. })), "{out:?}");
     assert_eq!(node.mine.epoch(0, || deadline), Some(1));
 }

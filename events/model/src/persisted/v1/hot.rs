@@ -22,8 +22,8 @@ fn price(bytes: &[u8], price: &mut Price) -> Result<(), DecodeError> {
 }
 
 pub(super) fn admitted(bytes: &[u8]) -> Result<Event, DecodeError> {
-    let (mut request_id, mut key_id, mut model, mut upstream, mut upstream_model): (&[u8], _, _, _, _) =
-        (&[], "", "", "", "");
+    let (mut request_id, mut key_id, mut model): (&[u8], _, _) = (&[], "", "");
+    let (mut upstream, mut upstream_model, mut served_by) = ("", "", "");
     let (mut prompt, mut completion, mut deadline, mut at, mut reserved) = (0, 0, 0, 0, 0_u64);
     let (mut streaming, mut found) = (false, None);
     let mut fields = Fields::new(bytes);
@@ -41,6 +41,7 @@ pub(super) fn admitted(bytes: &[u8]) -> Result<Event, DecodeError> {
             10 => deadline = value.u64(field)?,
             11 => streaming = value.u64(field)? != 0,
             12 => at = value.u64(field)?,
+            13 => served_by = value.text(field)?,
             _ => {}
         }
     }
@@ -55,6 +56,7 @@ pub(super) fn admitted(bytes: &[u8]) -> Result<Event, DecodeError> {
         price: super::required("a price", found)?,
         deadline: TimestampUs(deadline),
         streaming,
+        served_by: served_by.to_owned(),
     };
     Ok(Event::RequestAdmitted { request, reserved: NanoUsd(reserved.cast_signed()), at: TimestampUs(at) })
 }
@@ -134,7 +136,8 @@ mod tests {
 
     fn admissions() -> impl Strategy<Value = Event> {
         let numbers = any::<(u64, u64, u64, u64, i64, i64, i64, u32, bool)>();
-        (any::<[u8; 16]>(), text(), text(), text(), numbers).prop_map(|(id, model, upstream, upstream_model, n)| {
+        let texts = (text(), text(), text(), text());
+        (any::<[u8; 16]>(), texts, numbers).prop_map(|(id, (model, upstream, upstream_model, served_by), n)| {
             let price = Price { price_book_version: n.7, input_per_mtok: NanoUsd(n.4), output_per_mtok: NanoUsd(n.5) };
             let request = AdmitRequest {
                 request_id: RequestId::from_bytes(id),
@@ -147,6 +150,7 @@ mod tests {
                 price,
                 deadline: TimestampUs(n.2),
                 streaming: n.8,
+                served_by,
             };
             Event::RequestAdmitted { request, reserved: NanoUsd(n.6), at: TimestampUs(n.3) }
         })

@@ -243,6 +243,7 @@ fn admitted_to(request: &AdmitRequest, reserved: NanoUsd, at: TimestampUs) -> pb
         deadline_us: request.deadline.0,
         streaming: request.streaming,
         at_us: at.0,
+        served_by: request.served_by.clone(),
     }
 }
 

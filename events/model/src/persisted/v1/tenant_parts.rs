@@ -159,6 +159,7 @@ pub(super) fn admit_to(request: &AdmitRequest) -> pb::AdmitRequest {
         price: price_to(request.price),
         deadline_us: request.deadline.0,
         streaming: request.streaming,
+        served_by: request.served_by.clone(),
     }
 }
 
@@ -174,6 +175,7 @@ pub(super) fn admit_from(message: pb::AdmitRequest) -> Result<AdmitRequest, Deco
         price: price_from(message.price)?,
         deadline: TimestampUs(message.deadline_us),
         streaming: message.streaming,
+        served_by: message.served_by,
     })
 }
 
