@@ -92,9 +92,18 @@ impl Platform {
             spawn_blocking(move || Ground::open(&config, admin_token))
         };
         let mut ground = opened.await.map_err(StartError::Task)??;
-        let joined = if config.cluster.is_on() { Some(ground.join(&config).await?) } else { None };
         let http_listener = listen("HTTP", config.http.listen).await?;
         let grpc_listener = listen("gRPC", config.grpc.listen).await?;
+        let joined = if config.cluster.is_on() {
+            // Other nodes are told where it listens, not what was asked for.
+            let at = match config.grpc.advertise.as_str() {
+                "" => address("gRPC", &grpc_listener, config.grpc.listen)?.to_string(),
+                advertise => advertise.to_owned(),
+            };
+            Some(ground.join(&config, at).await?)
+        } else {
+            None
+        };
         let (tenants, region, groups) = ground.shells(&config);
         let shards = match joined {
             Some(joined) => {

@@ -8,6 +8,7 @@ mod arguments;
 mod errors;
 mod groups;
 mod parked;
+mod relay;
 
 use std::{pin::Pin, sync::Arc, time::Duration};
 

@@ -95,7 +95,7 @@ impl Ground {
     }
 
     /// Makes this process a node: the log is the region's, its local store a replica of it.
-    pub(super) async fn join(&mut self, config: &Config) -> Result<Joined, StartError> {
+    pub(super) async fn join(&mut self, config: &Config, address: String) -> Result<Joined, StartError> {
         let opened = Opened::open(config, &self.store).await.map_err(StartError::Cluster)?;
         opened.check_clock(LiveClock::wall).await.map_err(StartError::Cluster)?;
         // What one node issues, all must accept.
@@ -113,7 +113,7 @@ impl Ground {
                 .map_err(StartError::AdminToken)?;
         }
         let incarnation = entropy::<16>().map(u128::from_le_bytes).map_err(StartError::NoEntropy)?;
-        let joined = opened.join(config, incarnation, self.started_at).await.map_err(StartError::Cluster)?;
+        let joined = opened.join(config, address, incarnation, self.started_at).await.map_err(StartError::Cluster)?;
         self.log = Arc::new(joined.cluster.log());
         self.cluster = Some(Arc::clone(&joined.cluster));
         Ok(joined)

@@ -16,6 +16,7 @@ mod cluster;
 mod crowd;
 mod events;
 mod events_cli;
+mod events_cluster;
 mod events_groups;
 mod events_parked;
 mod events_world;

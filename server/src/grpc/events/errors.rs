@@ -108,11 +108,22 @@ pub(super) fn group(failure: &group::Failure) -> Status {
     status::plain(code, reason, rejection.to_string())
 }
 
+/// Another node decides for a group by now, or soon will.
+pub(super) fn moved() -> Status {
+    again(Code::Unavailable, "GROUP_MOVED", "this group is moving to another node: consume it again")
+}
+
+/// The node that decides for a group cannot be consumed at.
+pub(super) fn unreachable(node: &str) -> Status {
+    let message = format!("node {node}, which decides for this group, is not reachable: consume it again");
+    again(Code::Unavailable, "OWNER_UNREACHABLE", message)
+}
+
 /// Why a consumer's stream ends.
 pub(super) fn ended(ended: Ended) -> Status {
     match ended {
         Ended::ShuttingDown => shutting_down(),
-        Ended::Elsewhere => again(Code::Unavailable, "NOT_OWNER", ended.to_string()),
+        Ended::Elsewhere => moved(),
         Ended::TooManyConsumers => again(Code::ResourceExhausted, "TOO_MANY_CONSUMERS", ended.to_string()),
         Ended::Broken => again(Code::Unavailable, "GROUP_BROKEN", ended.to_string()),
     }

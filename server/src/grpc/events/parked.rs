@@ -116,9 +116,8 @@ impl Events {
         let limit = batch(&asked.numbers, asked.limit)?;
         let command = Command::Redrive { numbers: asked.numbers, limit };
         let decided = self.app.groups.ask(&group, command, who.principal()).await;
-        let (events, view) = decided.map_err(|failure| errors::group(&failure))?;
-        self.app.groups.redriven(&group);
-        Ok(Response::new(pb::ReplayParkedResponse { redriven: moved(&events), parked: view.parked }))
+        let decided = decided.map_err(|failure| errors::group(&failure))?;
+        Ok(Response::new(pb::ReplayParkedResponse { redriven: moved(&decided.events), parked: decided.view.parked }))
     }
 
     pub(super) async fn give_up(&self, request: Request<pb::DropParkedRequest>) -> Answer<pb::DropParkedResponse> {
@@ -132,8 +131,8 @@ impl Events {
         }
         let command = Command::Drop { numbers: asked.numbers, limit, reason };
         let decided = self.app.groups.ask(&group, command, who.principal()).await;
-        let (events, view) = decided.map_err(|failure| errors::group(&failure))?;
-        Ok(Response::new(pb::DropParkedResponse { dropped: moved(&events), parked: view.parked }))
+        let decided = decided.map_err(|failure| errors::group(&failure))?;
+        Ok(Response::new(pb::DropParkedResponse { dropped: moved(&decided.events), parked: decided.view.parked }))
     }
 }
 
