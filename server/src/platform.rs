@@ -30,6 +30,7 @@ use tracing::{error, info, warn};
 pub use self::error::StartError;
 pub(crate) use self::error::io_code;
 use self::ground::Ground;
+pub(crate) use self::readers::Model;
 pub use self::readers::Readers;
 use crate::{
     cluster::{self, Cluster},
@@ -283,6 +284,7 @@ impl Platform {
             pepper: ground.pepper.clone(),
             admin_token: ground.admin_token.clone(),
             region: config.region.clone(),
+            regions: self.region.clone(),
             zone: config.zone.clone(),
             inputs,
             message_bytes_max: config.http.body_bytes_max,

@@ -7,6 +7,7 @@ mod access;
 mod arguments;
 mod errors;
 mod groups;
+mod models;
 mod parked;
 mod relay;
 

@@ -88,6 +88,16 @@ pub(super) fn append(failure: &append::Failure, expected: Expected) -> Status {
     }
 }
 
+pub(super) fn not_parked() -> Status {
+    status::plain(Code::NotFound, "NOT_PARKED", "no event is parked under this number")
+}
+
+/// A decision about a read model that is recorded and not carried out yet.
+pub(super) fn rebuilding() -> Status {
+    let message = "it is recorded; the read model is still being folded anew: list again to see when it is done";
+    status::plain(Code::DeadlineExceeded, "REBUILDING", message)
+}
+
 /// A command of a group that was not carried out.
 pub(super) fn group(failure: &group::Failure) -> Status {
     let rejection = match failure {
