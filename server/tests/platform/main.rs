@@ -18,6 +18,7 @@ mod events;
 mod events_cli;
 mod events_cluster;
 mod events_groups;
+mod events_models;
 mod events_parked;
 mod events_world;
 mod grpc;
