@@ -11,10 +11,13 @@ use events_journal::{Blob, Direction, EventLog, Filter, ReadError, snapshot::BLO
 use events_model::Position;
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::projection::{Fold, Parked, Projection};
+use crate::{
+    parked::Parked,
+    projection::{Fold, Projection},
+};
 
 const MAGIC: [u8; 4] = *b"FHCP";
-const FORM: u32 = 2;
+const FORM: u32 = 3;
 /// Magic, form, version of the projection, checksum of the state, checksum of the last commit.
 const HEADER_BYTES: usize = 20;
 

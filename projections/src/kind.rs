@@ -15,4 +15,6 @@ kinds!(
     REQUEST_SETTLED = "RequestSettled",
     RESERVATION_EXPIRED = "ReservationExpired",
     REQUESTS_REFUSED = "RequestsRefused",
+    DROPPED_FROM_READ_MODEL = "DroppedFromReadModel",
+    READ_MODEL_REDRIVEN = "ReadModelRedriven",
 );

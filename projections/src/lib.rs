@@ -8,9 +8,13 @@ pub mod billing;
 mod checkpoint;
 pub mod groups;
 mod kind;
+pub mod parked;
 pub mod projection;
+mod rebuild;
 pub mod runner;
 pub mod tenants;
 
-pub use projection::{ApplyError, Fold, Parked, ParkedEvent, Projection, fold_to};
+pub use parked::{Parked, ParkedEvent};
+pub use projection::{ApplyError, Fold, Projection};
+pub use rebuild::fold_to;
 pub use runner::{Options, Progress, Reader, RunError, Runner, WaitError};

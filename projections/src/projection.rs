@@ -1,16 +1,23 @@
 //! What a read model is: a pure fold over events, and what becomes of an event that it cannot take.
 //!
 //! Invariants: state depends on the commits up to `position` and their order alone, never on how they were batched;
-//! an event that does not apply changes nothing, is counted and remembered, and the fold goes on behind it.
+//! an event that does not apply changes nothing, is parked (`parked`), and the fold goes on behind it.
 
 use std::{error::Error as _, fmt::Write as _};
 
-use events_journal::{Direction, EventLog, Filter, ReadError, Recorded};
-use events_model::{CommitView, DecodeError, EventView, Position, RequestId, TenantId, Version};
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use events_journal::Recorded;
+use events_model::{
+    CommitView, DecodeError, EventView, Position, RequestId, TenantId, TimestampUs, Version, group::Place,
+};
+use serde::{Serialize, de::DeserializeOwned};
 
-/// Most parked events that are remembered with their error; all are counted.
-pub const PARKED_LEN_MAX: usize = 1_000;
+use crate::{
+    kind::{DROPPED_FROM_READ_MODEL, READ_MODEL_REDRIVEN},
+    parked::{Parked, ParkedEvent},
+};
+
+/// Longest error of a parked event that is remembered, bytes.
+const ERROR_BYTES_MAX: usize = 500;
 /// Most commits folded between two reads of the log.
 pub const BATCH_LEN_MAX: usize = 512;
 
@@ -69,39 +76,6 @@ pub enum ApplyError {
     },
 }
 
-/// An event that did not apply.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ParkedEvent {
-    /// Place of its commit.
-    pub position: Position,
-    /// Its stream; empty = the commit's envelope does not decode.
-    pub stream: String,
-    /// Its version in the stream; 0 = unknown.
-    pub version: Version,
-    /// Its full protobuf name; empty = unknown.
-    pub kind: String,
-    /// Why it did not apply, with all causes.
-    pub error: String,
-}
-
-/// All events that did not apply.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Parked {
-    /// How many.
-    pub count: u64,
-    /// The first `PARKED_LEN_MAX` of them.
-    pub events: Vec<ParkedEvent>,
-}
-
-impl Parked {
-    fn add(&mut self, event: ParkedEvent) {
-        self.count = self.count.saturating_add(1);
-        if self.events.len() < PARKED_LEN_MAX {
-            self.events.push(event);
-        }
-    }
-}
-
 /// A read model at a position of the log.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Fold<S> {
@@ -123,35 +97,45 @@ impl<S> Fold<S> {
         self.position = position;
         let view = match CommitView::parse(&commit.bytes) {
             Ok(view) => view,
-            Err(source) => return self.park(position, None, Version::ZERO, "", &ApplyError::Decode(source)),
+            Err(source) => {
+                let place = Place { position, index: 0 };
+                return self.park(place, None, "", &ApplyError::Decode(source));
+            }
         };
-        let mut version = Version(view.first_version);
-        for event in view.events() {
+        for (index, event) in (0..).zip(view.events()) {
+            let place = Place { position, index };
             match event {
-                Err(source) => self.park(position, Some(&view), version, "", &ApplyError::Decode(source)),
+                Err(source) => self.park(place, Some(&view), "", &ApplyError::Decode(source)),
                 Ok(event) => {
-                    if let Err(error) = P::apply(&mut self.state, position, &view, &event) {
-                        self.park(position, Some(&view), version, event.payload.kind, &error);
+                    let applied = match event.payload.kind {
+                        DROPPED_FROM_READ_MODEL | READ_MODEL_REDRIVEN => self.parked.decide(P::NAME, event.payload),
+                        _ if self.parked.is_dropped(place) => Ok(()),
+                        _ => P::apply(&mut self.state, position, &view, &event),
+                    };
+                    if let Err(error) = applied {
+                        self.park(place, Some(&view), event.payload.kind, &error);
                     }
                 }
             }
-            version = version.next();
         }
     }
 
-    fn park(
-        &mut self,
-        position: Position,
-        commit: Option<&CommitView<'_>>,
-        version: Version,
-        kind: &str,
-        error: &ApplyError,
-    ) {
-        let stream = commit.map_or_else(String::new, |commit| commit.stream.to_owned());
-        self.parked.add(ParkedEvent { position, stream, version, kind: kind.to_owned(), error: chain(error) });
+    fn park(&mut self, place: Place, commit: Option<&CommitView<'_>>, kind: &str, error: &ApplyError) {
+        let version = |commit: &CommitView<'_>| commit.first_version.saturating_add(place.index.into());
+        self.parked.add(ParkedEvent {
+            position: place.position,
+            index: place.index,
+            stream: commit.map_or_else(String::new, |commit| commit.stream.to_owned()),
+            version: commit.map_or(Version::ZERO, |commit| Version(version(commit))),
+            kind: kind.to_owned(),
+            error: chain(error),
+            attempts: 1,
+            recorded_at: commit.map_or(TimestampUs(0), CommitView::recorded_at),
+        });
     }
 }
 
+/// An error with its causes, cut to what is remembered of it.
 fn chain(error: &ApplyError) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -160,27 +144,6 @@ fn chain(error: &ApplyError) -> String {
         write!(text, ": {cause}").ok();
         source = cause.source();
     }
+    text.truncate(text.floor_char_boundary(ERROR_BYTES_MAX));
     text
-}
-
-/// Recomputes a read model from the start of the log to a position (the head, if that comes first), without
-/// checkpoints. Blocks.
-///
-/// # Errors
-/// As `EventLog::read_log`.
-pub fn fold_to<P: Projection>(log: &dyn EventLog, upto: Position) -> Result<Fold<P::State>, ReadError> {
-    let mut fold = Fold { state: P::State::default(), position: Position::ZERO, parked: Parked::default() };
-    let upto = upto.min(log.head_position());
-    let mut next = Position::ZERO.next();
-    while next <= upto {
-        let page = log.read_log(next, Direction::Forward, &Filter::default(), BATCH_LEN_MAX)?;
-        for commit in page.commits.iter().take_while(|commit| commit.position <= upto) {
-            fold.apply::<P>(commit);
-        }
-        if page.next <= next {
-            break;
-        }
-        next = page.next;
-    }
-    Ok(fold)
 }

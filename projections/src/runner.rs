@@ -2,24 +2,28 @@
 //!
 //! Invariants: readers see state and position of one moment; folding and saving happen on blocking threads, in
 //! batches of at most `BATCH_LEN_MAX` commits, so that neither the runtime nor a reader waits long; a checkpoint
-//! that cannot be used is discarded with a WARN and costs a rebuild, never a wrong number. What is not here: telling
-//! what is shown (the projections do) and restarting (a failed run ends with its error; its owner decides).
+//! that cannot be used is discarded with a WARN and costs a rebuild, never a wrong number. Parked events are tried again
+//! at every start, and when an operator wants it, by folding the log anew beside the live fold, which is then replaced:
+//! so an event counts where it lies, not where it was repaired. What is not here: telling what is shown (the projections
+//! do) and restarting (a failed run ends with its error; its owner decides).
 
-use std::{fmt, marker::PhantomData, sync::Arc, time::Duration};
+use std::{fmt, future::pending, marker::PhantomData, sync::Arc, time::Duration};
 
 use events_journal::{Direction, EventLog, Filter, ReadError, SnapshotStore};
 use events_model::Position;
 use parking_lot::RwLock;
 use tokio::{
     sync::watch,
-    task::{JoinError, spawn_blocking},
+    task::{JoinError, JoinHandle, spawn_blocking},
     time::{MissedTickBehavior, interval, timeout},
 };
 use tracing::{info, warn};
 
 use crate::{
     checkpoint,
-    projection::{BATCH_LEN_MAX, Fold, Parked, Projection},
+    parked::Parked,
+    projection::{BATCH_LEN_MAX, Fold, Projection},
+    rebuild::{fold_on, rebuild},
 };
 
 /// When checkpoints are saved, besides at the end.
@@ -130,7 +134,29 @@ impl<P: Projection> Reader<P> {
 
     /// What did not apply.
     pub fn parked(&self) -> Parked {
-        self.fold.read().parked.clone()
+        self.look_at_parked(Parked::clone)
+    }
+
+    /// Looks at what did not apply. Folding waits meanwhile: look, copy, leave.
+    pub fn look_at_parked<R>(&self, look: impl FnOnce(&Parked) -> R) -> R {
+        look(&self.fold.read().parked)
+    }
+
+    /// Waits until what was decided about parked events, up to the position that the state contains, is carried out.
+    ///
+    /// # Errors
+    /// It was not in time, or the runner has ended before.
+    ///
+    /// # Cancel safety
+    /// Safe: nothing changes.
+    pub async fn wait_rebuilt(&self, at_most: Duration) -> Result<(), WaitError> {
+        let mut reached = self.reached.clone();
+        let wanted = self.position();
+        match timeout(at_most, reached.wait_for(|_| !self.look_at_parked(Parked::wants_rebuild))).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) => Err(WaitError::Stopped { wanted, reached: self.position() }),
+            Err(_) => Err(WaitError::TimedOut { wanted, reached: self.position() }),
+        }
     }
 
     /// Waits until the state contains a position: an append's own position gives read-your-writes.
@@ -169,11 +195,9 @@ impl<P: Projection> fmt::Debug for Runner<P> {
 impl<P: Projection> Runner<P> {
     /// Loads the checkpoint (blocks as long as that takes) and hands out the way to read the state.
     pub fn open(log: Arc<dyn EventLog>, store: Arc<dyn SnapshotStore>, options: Options) -> (Self, Reader<P>) {
-        let fold = load::<P>(&*log, &*store).unwrap_or_else(|| Fold {
-            state: P::State::default(),
-            position: Position::ZERO,
-            parked: Parked::default(),
-        });
+        let mut fold = load::<P>(&*log, &*store).unwrap_or_default();
+        // This process may be the one that can apply them.
+        fold.parked.redrive();
         let (reached, reader) = watch::channel(fold.position);
         let fold = Arc::new(RwLock::new(fold));
         let reader = Reader { fold: Arc::clone(&fold), reached: reader };
@@ -199,6 +223,7 @@ impl<P: Projection> Runner<P> {
         let mut position = *self.reached.borrow();
         let (mut saved, mut attempted) = (position, position);
         let (mut catching_up, mut told) = (true, None);
+        let mut rebuilding = None;
         loop {
             let target = *head.borrow_and_update();
             if catching_up && told != Some(position) {
@@ -207,10 +232,22 @@ impl<P: Projection> Runner<P> {
                 catching_up = position < target;
             }
             let is_behind = position < target;
+            if !is_behind && rebuilding.is_none() && self.fold.read().parked.wants_rebuild() {
+                rebuilding = Some(self.rebuild(position, stop.clone()));
+            }
             tokio::select! {
                 biased;
                 () = async { drop(stop.wait_for(|stop| *stop).await) } => break,
                 _ = timer.tick() => self.save_new(&mut saved, position).await,
+                rebuilt = rebuilt(&mut rebuilding) => {
+                    // Without one it was stopped, and so is this.
+                    if let Some(fold) = ended(position, rebuilt)? {
+                        self.replace(fold, position).await?;
+                        // What is saved has been replaced.
+                        saved = Position::ZERO;
+                        self.save_new(&mut saved, position).await;
+                    }
+                }
                 more = async { if is_behind { Ok(()) } else { head.changed().await } } => {
                     if more.is_err() {
                         break;
@@ -244,15 +281,43 @@ impl<P: Projection> Runner<P> {
             }
             Ok(fold.position)
         };
-        let reached = spawn_blocking(batch)
-            .await
-            .map_err(|source| RunError::Panicked { position, source })?
-            .map_err(|source| RunError::Read { position: from, source })?;
+        let reached = ended(position, spawn_blocking(batch).await)?;
         if reached <= position {
             return Err(RunError::Stuck { position, head });
         }
         self.reached.send_replace(reached);
         Ok(reached)
+    }
+
+    /// Begins to fold the log anew, as far as the live fold is.
+    fn rebuild(&self, upto: Position, stop: watch::Receiver<bool>) -> Rebuilding<P::State> {
+        let log = Arc::clone(&self.log);
+        let (dropped, count) = {
+            let fold = self.fold.read();
+            (fold.parked.dropped(), fold.parked.count)
+        };
+        info!(projection = P::NAME, %upto, parked = count, "folding the log anew for parked events");
+        let is_stopped = move || *stop.borrow() || stop.has_changed().is_err();
+        spawn_blocking(move || rebuild::<P>(&*log, upto, dropped, is_stopped))
+    }
+
+    /// Brings a fold that was made anew to where the live one is, and puts it in its place.
+    async fn replace(&self, mut new: Fold<P::State>, position: Position) -> Result<(), RunError> {
+        let (log, fold) = (Arc::clone(&self.log), Arc::clone(&self.fold));
+        let replace = move || -> Result<u64, ReadError> {
+            // The live fold waits, so there is little of it and nothing to stop.
+            fold_on::<P>(&*log, &mut new, position, &|| false)?;
+            let mut fold = fold.write();
+            new.parked.tried_after(&fold.parked);
+            let left = new.parked.count;
+            *fold = new;
+            Ok(left)
+        };
+        let left = ended(position, spawn_blocking(replace).await)?;
+        info!(projection = P::NAME, %position, parked = left, "read model folded anew");
+        // Whoever waits for it looks again.
+        self.reached.send_modify(|_| {});
+        Ok(())
     }
 
     /// Saves a checkpoint if there is anything new. One that cannot be saved is tried again at the next occasion.
@@ -276,9 +341,27 @@ impl<P: Projection> Runner<P> {
     }
 }
 
+/// A fold of the whole log on its way.
+type Rebuilding<S> = JoinHandle<Result<Option<Fold<S>>, ReadError>>;
+
+/// Waits for a fold that is being made anew; for ever, if there is none.
+async fn rebuilt<S>(rebuilding: &mut Option<Rebuilding<S>>) -> Result<Result<Option<Fold<S>>, ReadError>, JoinError> {
+    let Some(running) = rebuilding else { return pending().await };
+    let done = running.await;
+    *rebuilding = None;
+    done
+}
+
+/// What a thread that folds behind a position came to.
+fn ended<T>(position: Position, result: Result<Result<T, ReadError>, JoinError>) -> Result<T, RunError> {
+    result
+        .map_err(|source| RunError::Panicked { position, source })?
+        .map_err(|source| RunError::Read { position: position.next(), source })
+}
+
 fn warn_of_parked(projection: &'static str, parked: &Parked, before: u64) {
-    let first = usize::try_from(before).ok().and_then(|index| parked.events.get(index));
-    let (position, error) = first.map_or((Position::ZERO, ""), |event| (event.position, event.error.as_str()));
+    let newest = parked.events.last();
+    let (position, error) = newest.map_or((Position::ZERO, ""), |event| (event.position, event.error.as_str()));
     warn!(projection, added = parked.count.saturating_sub(before), %position, error, "events parked");
 }
 

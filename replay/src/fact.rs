@@ -47,6 +47,15 @@ impl Fact {
             Self::Region(region::Event::PriceBookPublished { version, entries, .. }) => {
                 format!("price book {version} is in force: {}", counted(entries.len() as u64, "price"))
             }
+            Self::Region(region::Event::DroppedFromReadModel { read_model, places, reason, .. }) => {
+                format!(
+                    "{} of read model {read_model} given up: {reason}",
+                    counted(places.len() as u64, "parked event")
+                )
+            }
+            Self::Region(region::Event::ReadModelRedriven { read_model, .. }) => {
+                format!("read model {read_model} is folded anew")
+            }
         }
     }
 }

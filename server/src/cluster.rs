@@ -190,13 +190,14 @@ impl Opened {
     pub(crate) async fn join(
         self,
         config: &Config,
+        address: String,
         incarnation: u128,
         started_at: TimestampUs,
     ) -> Result<Joined, Error> {
         let (cluster, Self { log, following }) = (&config.cluster, self);
         let settings = lease::Settings {
             started_at,
-            address: config.grpc.listen.to_string(),
+            address,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             shards: cluster.shards,
             ttl: cluster.lease,
@@ -340,6 +341,11 @@ impl Cluster {
     /// The shard of a stream.
     pub(crate) fn shard_of(&self, stream: &StreamId) -> u32 {
         self.log.shard_of(stream)
+    }
+
+    /// The node that decides for a stream, as far as this one knows; `None` = nobody does.
+    pub(crate) fn owner_of(&self, stream: &StreamId) -> Option<Owner> {
+        self.leases.owner_of(self.shard_of(stream))
     }
 
     /// This node's name.

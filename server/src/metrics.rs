@@ -65,6 +65,8 @@ pub const GROUP_OLDEST_PARKED_SECONDS: &str = "freehold_group_oldest_parked_seco
 pub const GROUP_LAG: &str = "freehold_group_lag_commits";
 /// Events that a projection could not apply, by projection.
 pub const PROJECTION_PARKED: &str = "freehold_projection_parked_events";
+/// Age of the oldest event that a projection lacks, seconds, by projection.
+pub const PROJECTION_OLDEST_PARKED_SECONDS: &str = "freehold_projection_oldest_parked_seconds";
 /// Actors in memory, by kind.
 pub const ACTORS_LIVE: &str = "freehold_actors_live";
 /// 1 = `/readyz` says yes.
@@ -106,6 +108,7 @@ pub struct Metrics {
     pub group_oldest_parked: IntGaugeVec,
     pub group_lag: IntGaugeVec,
     pub projection_parked: IntGaugeVec,
+    pub projection_oldest_parked: IntGaugeVec,
     pub actors_live: IntGaugeVec,
     pub ready: IntGauge,
 }
@@ -158,6 +161,11 @@ impl Metrics {
             group_oldest_parked: gauges(GROUP_OLDEST_PARKED_SECONDS, "Age of the oldest parked event.", &["group"])?,
             group_lag: gauges(GROUP_LAG, "Commits behind a consumer group's checkpoint.", &["group"])?,
             projection_parked: gauges(PROJECTION_PARKED, "Events a projection could not apply.", &["projection"])?,
+            projection_oldest_parked: gauges(
+                PROJECTION_OLDEST_PARKED_SECONDS,
+                "Age of the oldest event a projection lacks.",
+                &["projection"],
+            )?,
             actors_live: gauges(ACTORS_LIVE, "Actors in memory.", &["kind"])?,
             ready: gauge(READY, "1 = ready.")?,
             registry,

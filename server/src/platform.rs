@@ -31,6 +31,7 @@ use tracing::{error, info, warn};
 pub use self::error::StartError;
 pub(crate) use self::error::io_code;
 use self::ground::Ground;
+pub(crate) use self::readers::Model;
 pub use self::readers::Readers;
 use crate::{
     cluster::{self, Cluster},
@@ -101,7 +102,12 @@ impl Platform {
         let http_listener = listen("HTTP", config.http.listen).await?;
         let grpc_listener = listen("gRPC", config.grpc.listen).await?;
         let (http_listener, joined) = if config.cluster.is_on() {
-            let (listener, joined) = node::join(&mut ground, &config, http_listener, (&metrics, show)).await?;
+            // Other nodes are told where it listens, not what was asked for.
+            let at = match config.grpc.advertise.as_str() {
+                "" => address("gRPC", &grpc_listener, config.grpc.listen)?.to_string(),
+                advertise => advertise.to_owned(),
+            };
+            let (listener, joined) = node::join(&mut ground, &config, (http_listener, at), (&metrics, show)).await?;
             (listener, Some(joined))
         } else {
             (http_listener, None)
@@ -287,6 +293,7 @@ impl Platform {
             pepper: ground.pepper.clone(),
             admin_token: ground.admin_token.clone(),
             region: config.region.clone(),
+            regions: self.region.clone(),
             zone: config.zone.clone(),
             inputs,
             message_bytes_max: config.http.body_bytes_max,

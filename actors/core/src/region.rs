@@ -1,9 +1,12 @@
-//! The region actor's rules: it keeps the price book, so that every price ever charged is a fact on the log.
+//! The region actor's rules: it keeps the price book, so that every price ever charged is a fact on the log, and records
+//! what operators decide about read models. Deliberately absent: what a read model has parked; every node's fold knows.
 
 use std::borrow::Cow;
 
 use events_model::{
     TimestampUs,
+    group::{BATCH_LEN_MAX, TEXT_BYTES_MAX},
+    id::NAME_BYTES_MAX,
     region::{Command, Event, PRICE_BOOK_LEN_MAX, PriceBookEntry},
 };
 use serde::{Deserialize, Serialize};
@@ -34,6 +37,16 @@ pub enum Rejection {
     /// Prices cannot be negative, entries not double, the book not longer than `PRICE_BOOK_LEN_MAX`.
     #[error("the price book is not valid: {0}")]
     Invalid(Cow<'static, str>),
+    /// A name or reason is missing or too long, or there are no events, or too many.
+    #[error("the decision about a read model is not valid: {0}")]
+    ReadModel(Cow<'static, str>),
+}
+
+fn check_model(read_model: &str) -> Result<(), Rejection> {
+    if (1..=NAME_BYTES_MAX).contains(&read_model.len()) {
+        return Ok(());
+    }
+    Err(Rejection::ReadModel("its name must be 1 to 63 bytes".into()))
 }
 
 impl Decider for Region {
@@ -65,14 +78,31 @@ impl Decider for Region {
                 let version = state.price_book_version.saturating_add(1);
                 Ok(vec![Event::PriceBookPublished { version, entries: entries.clone(), at: context.now }])
             }
+            Command::DropFromReadModel { read_model, places, reason } => {
+                check_model(read_model)?;
+                let most = usize::try_from(BATCH_LEN_MAX).unwrap_or(usize::MAX);
+                if places.is_empty() || places.len() > most {
+                    return Err(Rejection::ReadModel("a batch must be 1 to 1000".into()));
+                }
+                if reason.trim().is_empty() || reason.len() > TEXT_BYTES_MAX {
+                    return Err(Rejection::ReadModel("a reason must be given, of at most 2,000 bytes".into()));
+                }
+                let (read_model, places, reason) = (read_model.clone(), places.clone(), reason.clone());
+                Ok(vec![Event::DroppedFromReadModel { read_model, places, reason, at: context.now }])
+            }
+            Command::RedriveReadModel { read_model } => {
+                check_model(read_model)?;
+                Ok(vec![Event::ReadModelRedriven { read_model: read_model.clone(), at: context.now }])
+            }
         }
     }
 
-    fn evolve(_state: State, event: &Event) -> State {
+    fn evolve(state: State, event: &Event) -> State {
         match event {
             Event::PriceBookPublished { version, entries, at } => {
                 State { price_book_version: *version, entries: entries.clone(), published_at: *at }
             }
+            Event::DroppedFromReadModel { .. } | Event::ReadModelRedriven { .. } => state,
         }
     }
 

@@ -53,7 +53,7 @@ impl Probe {
         let info = client.server_info();
         Ok(Self {
             bucket: lease::Look::new(&client, &options.region),
-            leader: Leader { client, stream: subject::stream_name(&options.region) },
+            leader: Leader::new(client, subject::stream_name(&options.region)),
             shard: subject::shard_subject(&options.region, &options.zone, 0),
             options,
             server: info.server_name,

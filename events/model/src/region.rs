@@ -1,8 +1,11 @@
-//! Commands and events of the region actor: it keeps the price book.
+//! Commands and events of the region actor: it keeps the price book, and what operators decide about read models.
 
 use serde::{Deserialize, Serialize};
 
-use crate::unit::{NanoUsd, TimestampUs};
+use crate::{
+    group::Place,
+    unit::{NanoUsd, TimestampUs},
+};
 
 /// Most entries in a price book.
 pub const PRICE_BOOK_LEN_MAX: usize = 4_096;
@@ -28,6 +31,20 @@ pub enum Command {
         /// All prices, in order of model and upstream.
         entries: Vec<PriceBookEntry>,
     },
+    /// Gives up events that a read model parked.
+    DropFromReadModel {
+        /// Its name.
+        read_model: String,
+        /// Which events.
+        places: Vec<Place>,
+        /// Why.
+        reason: String,
+    },
+    /// Has a read model try again what it parked.
+    RedriveReadModel {
+        /// Its name.
+        read_model: String,
+    },
 }
 
 /// A fact about a region.
@@ -39,6 +56,24 @@ pub enum Event {
         version: u32,
         /// All prices, in order of model and upstream.
         entries: Vec<PriceBookEntry>,
+        /// When.
+        at: TimestampUs,
+    },
+    /// A read model never contains these events, whatever code folds the log.
+    DroppedFromReadModel {
+        /// Its name.
+        read_model: String,
+        /// Which events.
+        places: Vec<Place>,
+        /// Why.
+        reason: String,
+        /// When.
+        at: TimestampUs,
+    },
+    /// A read model folds the log anew, and so tries again what it parked.
+    ReadModelRedriven {
+        /// Its name.
+        read_model: String,
         /// When.
         at: TimestampUs,
     },

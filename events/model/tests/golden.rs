@@ -201,8 +201,19 @@ fn region_facts_keep_their_bytes() {
         input_per_mtok: NanoUsd(150_000_000),
         output_per_mtok: NanoUsd(600_000_000),
     };
-    hold_all(vec![region::Command::PublishPriceBook { entries: vec![entry.clone()] }]);
-    hold_all(vec![region::Event::PriceBookPublished { version: 3, entries: vec![entry], at: AT }]);
+    let read_model = || "billing".to_owned();
+    let places = vec![group::Place { position: Position(300), index: 2 }];
+    let reason = "written by mistake".to_owned();
+    hold_all(vec![
+        region::Command::PublishPriceBook { entries: vec![entry.clone()] },
+        region::Command::DropFromReadModel { read_model: read_model(), places: places.clone(), reason: reason.clone() },
+        region::Command::RedriveReadModel { read_model: read_model() },
+    ]);
+    hold_all(vec![
+        region::Event::PriceBookPublished { version: 3, entries: vec![entry], at: AT },
+        region::Event::DroppedFromReadModel { read_model: read_model(), places, reason, at: AT },
+        region::Event::ReadModelRedriven { read_model: read_model(), at: AT },
+    ]);
 }
 
 #[test]

@@ -5,5 +5,6 @@
 mod billing;
 mod book;
 mod groups;
+mod parked;
 mod runner;
 mod tenants;

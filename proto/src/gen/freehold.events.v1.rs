@@ -369,7 +369,7 @@ pub struct ListParkedRequest {
     pub tenant: ::prost::alloc::string::String,
     #[prost(string, tag = "2")]
     pub group: ::prost::alloc::string::String,
-    /// Instead of a group, with the admin token: a read model, for example `billing`.
+    /// Instead of a group, with the admin token: a read model, for example `billing`. In all requests about what is parked.
     #[prost(string, tag = "3")]
     pub projection: ::prost::alloc::string::String,
     /// 1 to 1000; 0 = 100. Oldest first.
@@ -390,7 +390,8 @@ pub struct ListParkedResponse {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Parked {
-    /// Names it in its group; a read model's begin with 1.
+    /// Names it in its group. With a read model it is the position of the event's commit; all parked events of that commit
+    /// have the same one.
     #[prost(uint64, tag = "1")]
     pub number: u64,
     #[prost(uint64, tag = "2")]
@@ -403,12 +404,13 @@ pub struct Parked {
     pub r#type: ::prost::alloc::string::String,
     #[prost(string, tag = "6")]
     pub error: ::prost::alloc::string::String,
-    /// 0 = a read model's.
+    /// Deliveries; with a read model, how often the node that was asked has tried it.
     #[prost(uint32, tag = "7")]
     pub attempts: u32,
+    /// What the consumer said of itself; the version of the read model.
     #[prost(string, tag = "8")]
     pub consumer_version: ::prost::alloc::string::String,
-    /// 0 = a read model's.
+    /// With a read model, when the event was recorded: since then the read model lacks it.
     #[prost(uint64, tag = "9")]
     pub parked_at_us: u64,
 }
@@ -420,6 +422,8 @@ pub struct GetParkedRequest {
     pub group: ::prost::alloc::string::String,
     #[prost(uint64, tag = "3")]
     pub number: u64,
+    #[prost(string, tag = "4")]
+    pub projection: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct GetParkedResponse {
@@ -441,6 +445,10 @@ pub struct ReplayParkedRequest {
     /// Most of the oldest, 1 to 1000; 0 = 1000.
     #[prost(uint32, tag = "4")]
     pub limit: u32,
+    /// A read model tries all of its parked events again, on every node, by folding the log anew; the counts are those of
+    /// the node that was asked, and of the numbers that were.
+    #[prost(string, tag = "5")]
+    pub projection: ::prost::alloc::string::String,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ReplayParkedResponse {
@@ -460,9 +468,11 @@ pub struct DropParkedRequest {
     pub numbers: ::prost::alloc::vec::Vec<u64>,
     #[prost(uint32, tag = "4")]
     pub limit: u32,
-    /// 1 to 500 characters.
+    /// 1 to 2000 bytes.
     #[prost(string, tag = "5")]
     pub reason: ::prost::alloc::string::String,
+    #[prost(string, tag = "6")]
+    pub projection: ::prost::alloc::string::String,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct DropParkedResponse {

@@ -305,6 +305,40 @@ pub struct PriceBookPublished {
     #[prost(uint64, tag = "3")]
     pub at_us: u64,
 }
+/// Events that a read model parked are given up: it never contains them, whatever code folds the log.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct DropFromReadModel {
+    #[prost(string, tag = "1")]
+    pub read_model: ::prost::alloc::string::String,
+    #[prost(message, repeated, tag = "2")]
+    pub places: ::prost::alloc::vec::Vec<EventPlace>,
+    #[prost(string, tag = "3")]
+    pub reason: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct DroppedFromReadModel {
+    #[prost(string, tag = "1")]
+    pub read_model: ::prost::alloc::string::String,
+    #[prost(message, repeated, tag = "2")]
+    pub places: ::prost::alloc::vec::Vec<EventPlace>,
+    #[prost(string, tag = "3")]
+    pub reason: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "4")]
+    pub at_us: u64,
+}
+/// A read model folds the log anew, and so tries again what it parked.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RedriveReadModel {
+    #[prost(string, tag = "1")]
+    pub read_model: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ReadModelRedriven {
+    #[prost(string, tag = "1")]
+    pub read_model: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub at_us: u64,
+}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Budget {
     #[prost(enumeration = "Period", tag = "1")]

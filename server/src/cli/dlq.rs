@@ -7,7 +7,7 @@ use tonic_types::StatusExt as _;
 use super::{
     arguments::Common,
     client::Client,
-    event_arguments::{Dlq, GroupName, Which},
+    event_arguments::{Dlq, Parking, Which},
     events::{commit_json, print},
     failure::{Failure, Problem},
     group::time,
@@ -22,20 +22,14 @@ const BATCH_LEN: usize = 1_000;
 pub(super) async fn dlq(common: &Common, command: &Dlq, output: &mut Output) -> Result<(), Failure> {
     let client = Client::connect(common).await?;
     match command {
-        Dlq::List { group, projection, limit, page_token } => {
-            let (tenant, group) = group.as_ref().map_or_else(Default::default, named);
-            let request = pb::ListParkedRequest {
-                tenant,
-                group,
-                projection: projection.clone().unwrap_or_default(),
-                page_size: *limit,
-                page_token: page_token.clone(),
-            };
+        Dlq::List { of, limit, page_token } => {
+            let ([tenant, group, projection], page_token) = (named(of), page_token.clone());
+            let request = pb::ListParkedRequest { tenant, group, projection, page_size: *limit, page_token };
             list(&client.events().list_parked(request).await?.into_inner(), output)
         }
-        Dlq::Show { group, number } => {
-            let (tenant, group) = named(group);
-            let request = pb::GetParkedRequest { tenant, group, number: *number };
+        Dlq::Show { of, number } => {
+            let [tenant, group, projection] = named(of);
+            let request = pb::GetParkedRequest { tenant, group, number: *number, projection };
             shown(&client.events().get_parked(request).await?.into_inner(), output)
         }
         Dlq::Redrive { which } => redrive(&client, which, output).await,
@@ -43,8 +37,12 @@ pub(super) async fn dlq(common: &Common, command: &Dlq, output: &mut Output) -> 
     }
 }
 
-fn named(group: &GroupName) -> (String, String) {
-    (group.tenant.to_string(), group.name.clone())
+/// Tenant and group, or the read model.
+fn named(of: &Parking) -> [String; 3] {
+    match of {
+        Parking::Group(group) => [group.tenant.to_string(), group.name.clone(), String::new()],
+        Parking::Model(model) => [String::new(), String::new(), model.name().to_owned()],
+    }
 }
 
 fn list(page: &pb::ListParkedResponse, output: &mut Output) -> Result<(), Failure> {
@@ -134,13 +132,14 @@ async fn redrive(client: &Client, which: &Which, output: &mut Output) -> Result<
     let (mut events, mut redriven, mut left) = (client.events(), 0_u64, None);
     let mut is_busy = false;
     for numbers in batches(which) {
-        let (tenant, group) = named(&which.group);
-        match events.replay_parked(pb::ReplayParkedRequest { tenant, group, numbers, limit: 0 }).await {
+        let [tenant, group, projection] = named(&which.of);
+        match events.replay_parked(pb::ReplayParkedRequest { tenant, group, numbers, limit: 0, projection }).await {
             Ok(answer) => {
                 let answer = answer.into_inner();
                 redriven = redriven.saturating_add(answer.redriven.into());
                 left = Some(answer.parked);
-                if answer.parked == 0 {
+                // A read model has tried all of them at once.
+                if answer.parked == 0 || (which.all && matches!(which.of, Parking::Model(_))) {
                     break;
                 }
             }
@@ -166,9 +165,9 @@ async fn give_up(client: &Client, which: &Which, reason: &str, output: &mut Outp
     }
     let (mut events, mut dropped, mut left) = (client.events(), 0_u64, None);
     for numbers in batches(which) {
-        let (tenant, group) = named(&which.group);
+        let [tenant, group, projection] = named(&which.of);
         let reason = reason.to_owned();
-        match events.drop_parked(pb::DropParkedRequest { tenant, group, numbers, limit: 0, reason }).await {
+        match events.drop_parked(pb::DropParkedRequest { tenant, group, numbers, limit: 0, reason, projection }).await {
             Ok(answer) => {
                 let answer = answer.into_inner();
                 dropped = dropped.saturating_add(answer.dropped.into());

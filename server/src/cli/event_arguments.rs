@@ -7,6 +7,7 @@ use events_model::{CommitId, EpisodeId, StreamId, TenantId, TimestampUs, applica
 use proto::events::v1 as pb;
 
 use super::arguments::parse_time;
+use crate::platform::Model;
 
 /// `<tenant>/<name>`.
 #[derive(Debug, Clone)]
@@ -23,6 +24,26 @@ impl FromStr for GroupName {
         let tenant = TenantId::new(tenant).map_err(|error| error.to_string())?;
         StreamId::group(&tenant, name).map_err(|error| error.to_string())?;
         Ok(Self { tenant, name: name.to_owned() })
+    }
+}
+
+/// What has dead letters: a consumer group, or a read model.
+#[derive(Debug, Clone)]
+pub(crate) enum Parking {
+    Group(GroupName),
+    Model(Model),
+}
+
+impl FromStr for Parking {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.contains('/') {
+            return text.parse().map(Self::Group);
+        }
+        let known = || Model::ALL.map(Model::name).join(", ");
+        let unknown = || format!("it must be <tenant>/<name> of a consumer group, or a read model: {}", known());
+        Model::named(text).map(Self::Model).ok_or_else(unknown)
     }
 }
 
@@ -187,13 +208,9 @@ pub(crate) enum Group {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Dlq {
     /// List what is parked, oldest first
-    #[command(group(clap::ArgGroup::new("of").required(true).args(["group", "projection"])))]
     List {
-        /// <tenant>/<name> of a consumer group
-        group: Option<GroupName>,
-        /// A read model instead of a group: tenants, billing or groups
-        #[arg(long, value_name = "NAME")]
-        projection: Option<String>,
+        /// <tenant>/<name> of a consumer group, or a read model: tenants, billing or groups
+        of: Parking,
         /// Most events shown, 1 to 1000
         #[arg(long, default_value_t = 100, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=1_000))]
         limit: u32,
@@ -203,17 +220,17 @@ pub(crate) enum Dlq {
     },
     /// Show a parked event with its payload
     Show {
-        /// <tenant>/<name>
-        group: GroupName,
+        /// <tenant>/<name> of a consumer group, or a read model
+        of: Parking,
         /// Its number, as `dlq list` shows it
         number: u64,
     },
-    /// Have parked events delivered again
+    /// Have parked events delivered again; a read model folds the log anew and so tries all of its own
     Redrive {
         #[command(flatten)]
         which: Which,
     },
-    /// Give parked events up for good; it is recorded with the reason
+    /// Give parked events up for good; it is recorded with the reason. A read model never contains them then
     Drop {
         #[command(flatten)]
         which: Which,
@@ -227,12 +244,12 @@ pub(crate) enum Dlq {
 #[derive(Debug, Args)]
 #[command(group(clap::ArgGroup::new("which").required(true).args(["numbers", "all"])))]
 pub(crate) struct Which {
-    /// <tenant>/<name>
-    pub(crate) group: GroupName,
+    /// <tenant>/<name> of a consumer group, or a read model
+    pub(crate) of: Parking,
     /// Their numbers, as `dlq list` shows them
     #[arg(value_name = "NUMBER")]
     pub(crate) numbers: Vec<u64>,
-    /// All of the group
+    /// All that is parked there
     #[arg(long)]
     pub(crate) all: bool,
 }

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, fmt::Display, ops::RangeInclusive, time::Duration};
 
 use events_model::{NanoUsd, RegionId, region::PRICE_BOOK_LEN_MAX};
-use http::Uri;
+use http::{Uri, uri::Authority};
 use tracing_subscriber::EnvFilter;
 
 use super::{Cluster, Config, Model, Upstream, limit, unit};
@@ -76,6 +76,23 @@ fn cluster(cluster: &Cluster) -> Check {
     Ok(())
 }
 
+/// Other nodes bring consumers here: they must know where that is.
+fn advertise(config: &Config) -> Check {
+    let (listen, advertise) = (config.grpc.listen, config.grpc.advertise.as_str());
+    if advertise.is_empty() {
+        if config.cluster.is_on() && listen.ip().is_unspecified() {
+            let why = format!("grpc.listen is {listen}, which tells other nodes nothing; host:port is needed");
+            return refuse("grpc.advertise", why);
+        }
+        return Ok(());
+    }
+    let authority = advertise.parse::<Authority>().ok().filter(|authority| !authority.as_str().contains('@'));
+    if authority.and_then(|authority| authority.port_u16()).is_none_or(|port| port == 0) {
+        return refuse("grpc.advertise", format!("{advertise:?} is no address; it looks like node-1:7600"));
+    }
+    Ok(())
+}
+
 fn scalars(config: &Config) -> Check {
     if config.data.as_os_str().is_empty() {
         return refuse("data", "it is empty; a directory is needed");
@@ -87,6 +104,7 @@ fn scalars(config: &Config) -> Check {
     size("log.segment_bytes", config.log.segment_bytes, &limit::SEGMENT_BYTES)?;
     span("log.clock_ahead_max", config.log.clock_ahead_max, &limit::CLOCK_AHEAD)?;
     cluster(&config.cluster)?;
+    advertise(config)?;
     count("actors.mailbox_len_max", config.actors.mailbox_len_max, &limit::MAILBOX_LEN)?;
     span("actors.idle_after", config.actors.idle_after, &limit::IDLE_AFTER)?;
     count("actors.snapshot_every", config.actors.snapshot_every, &limit::SNAPSHOT_EVERY)?;

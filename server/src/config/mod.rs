@@ -68,6 +68,8 @@ pub struct Config {
 pub struct Grpc {
     /// Address and port; port 0 chooses a free one. Since v0.1.
     pub listen: SocketAddr,
+    /// `host:port` where the other nodes reach it; empty = the address it listens at. Since v0.1.
+    pub advertise: String,
 }
 
 /// The HTTP listener.
@@ -324,7 +326,7 @@ impl Default for Config {
 
 impl Default for Grpc {
     fn default() -> Self {
-        Self { listen: loopback(GRPC_PORT) }
+        Self { listen: loopback(GRPC_PORT), advertise: String::new() }
     }
 }
 

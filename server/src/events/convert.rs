@@ -2,7 +2,7 @@
 
 use events_journal::{Direction, EventLog, Filter, ReadError, Recorded};
 use events_model::{
-    EventId, EventView, Version,
+    EventId, EventView, Position, Version,
     application::{self, TYPE},
     group::Place,
 };
@@ -55,12 +55,16 @@ pub(crate) fn whole(recorded: &Recorded, selection: &Selection) -> Result<Option
 
 /// One event of the log in its commit; `None` = the log has none there.
 pub(crate) fn event_at(log: &dyn EventLog, place: Place) -> Result<Option<pb::Commit>, ReadError> {
-    let page = log.read_log(place.position, Direction::Forward, &Filter::default(), 1)?;
-    let Some(recorded) = page.commits.first().filter(|found| found.position == place.position) else {
-        return Ok(None);
-    };
-    let version = Version(recorded.view()?.first_version.saturating_add(place.index.into()));
-    commit(recorded, &Selection::default(), |found| found == version)
+    events_at(log, place.position, &[place.index])
+}
+
+/// Some events of one commit, by their numbers in it; `None` = the log has none there.
+pub(crate) fn events_at(log: &dyn EventLog, at: Position, indexes: &[u32]) -> Result<Option<pb::Commit>, ReadError> {
+    let page = log.read_log(at, Direction::Forward, &Filter::default(), 1)?;
+    let Some(recorded) = page.commits.first().filter(|found| found.position == at) else { return Ok(None) };
+    let first = recorded.view()?.first_version;
+    let is_wanted = |found: Version| indexes.iter().any(|index| first.saturating_add((*index).into()) == found.0);
+    commit(recorded, &Selection::default(), is_wanted)
 }
 
 fn event(event: &EventView<'_>, version: u64, index: u32) -> Result<pb::Event, events_model::DecodeError> {

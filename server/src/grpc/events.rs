@@ -7,7 +7,9 @@ mod access;
 mod arguments;
 mod errors;
 mod groups;
+mod models;
 mod parked;
+mod relay;
 
 use std::{pin::Pin, sync::Arc, time::Duration};
 

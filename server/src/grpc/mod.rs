@@ -18,7 +18,7 @@ mod tenants;
 
 use std::{sync::Arc, time::Duration};
 
-use actors_core::tenant::Tenant;
+use actors_core::{region::Region, tenant::Tenant};
 use actors_shell::{Clock, Ids, Shell};
 use events_journal::EventLog;
 use events_model::{DecisionContext, RegionId};
@@ -76,6 +76,8 @@ pub(crate) struct App {
     pub(crate) admin_token: String,
     /// The region that decides.
     pub(crate) region: RegionId,
+    /// Its actor.
+    pub(crate) regions: Shell<Region>,
     /// Zone of tenants that are created here.
     pub(crate) zone: String,
     pub(crate) inputs: DecisionContext,

@@ -76,8 +76,10 @@ fn measure(app: &App) {
 /// Shows the consumer groups with most parked events, then those with most lag; all others as one.
 fn measure_groups(app: &App) {
     let (metrics, head, now) = (&app.metrics, app.log.head_position(), app.clock.now());
-    for (name, parked) in app.projections.parked() {
+    for (name, parked, oldest) in app.projections.parked() {
+        let age = oldest.map_or(0, |at| now.since(at).0 / 1_000_000);
         metrics.projection_parked.with_label_values(&[name]).set(gauge_value(parked));
+        metrics.projection_oldest_parked.with_label_values(&[name]).set(gauge_value(age));
     }
     let mut groups: Vec<_> = app.projections.groups.read(|state, _| {
         let figures = |(stream, group): (&events_model::StreamId, &projections::groups::Summary)| {

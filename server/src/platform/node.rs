@@ -17,11 +17,12 @@ use crate::{
     shutdown::Stop,
 };
 
-/// Makes this process a node: the log is the region's, its local store a replica of it. Gives the listener back.
+/// Makes this process a node, which others reach at this address: the log is the region's, its local store a replica of
+/// it. Gives the listener of HTTP back.
 pub(super) async fn join(
     ground: &mut Ground,
     config: &Config,
-    listener: TcpListener,
+    (listener, address): (TcpListener, String),
     (metrics, show): (&Metrics, &Show<'_>),
 ) -> Result<(TcpListener, Joined), StartError> {
     let opened = Opened::open(config, &ground.store, LiveClock::wall).await.map_err(StartError::Cluster)?;
@@ -29,7 +30,7 @@ pub(super) async fn join(
     let listener = catch_up(ground, config, &opened, listener, (metrics, show)).await?;
     take_secrets(ground, config, &opened).await?;
     let incarnation = entropy::<16>().map(u128::from_le_bytes).map_err(StartError::NoEntropy)?;
-    let joined = opened.join(config, incarnation, ground.started_at).await.map_err(StartError::Cluster)?;
+    let joined = opened.join(config, address, incarnation, ground.started_at).await.map_err(StartError::Cluster)?;
     ground.log = Arc::new(joined.cluster.log());
     ground.cluster = Some(Arc::clone(&joined.cluster));
     Ok((listener, joined))

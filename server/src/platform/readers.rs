@@ -1,7 +1,11 @@
 //! The ways to read what the runners of the read models keep up to date.
 
-use events_model::Position;
-use projections::{Projection as _, Reader, billing::Billing, groups::Groups, tenants::Tenants};
+use std::time::Duration;
+
+use events_model::{Position, TimestampUs};
+use projections::{
+    Parked, Projection, Reader, WaitError, billing::Billing, groups::Groups, parked::ParkedEvent, tenants::Tenants,
+};
 
 /// The read models.
 #[derive(Debug, Clone)]
@@ -14,6 +18,40 @@ pub struct Readers {
     pub groups: Reader<Groups>,
 }
 
+/// The read model of one of the names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Model {
+    Tenants,
+    Billing,
+    Groups,
+}
+
+impl Model {
+    /// All of them.
+    pub(crate) const ALL: [Self; 3] = [Self::Tenants, Self::Billing, Self::Groups];
+
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Tenants => Tenants::NAME,
+            Self::Billing => Billing::NAME,
+            Self::Groups => Groups::NAME,
+        }
+    }
+
+    /// Version of its fold.
+    pub(crate) const fn version(self) -> u32 {
+        match self {
+            Self::Tenants => Tenants::VERSION,
+            Self::Billing => Billing::VERSION,
+            Self::Groups => Groups::VERSION,
+        }
+    }
+
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|model| model.name() == name)
+    }
+}
+
 impl Readers {
     /// How far each is.
     pub fn positions(&self) -> [(&'static str, Position); 3] {
@@ -24,12 +62,46 @@ impl Readers {
         ]
     }
 
-    /// How many events each could not apply.
-    pub fn parked(&self) -> [(&'static str, u64); 3] {
-        [
-            (Tenants::NAME, self.tenants.parked().count),
-            (Billing::NAME, self.billing.parked().count),
-            (Groups::NAME, self.groups.parked().count),
-        ]
+    /// How many events each could not apply, and since when it lacks the oldest.
+    pub fn parked(&self) -> [(&'static str, u64, Option<TimestampUs>); 3] {
+        let figures = |parked: &Parked| (parked.count, parked.oldest_at());
+        Model::ALL.map(|model| {
+            let (count, oldest) = self.look_at_parked(model, figures);
+            (model.name(), count, oldest)
+        })
+    }
+
+    /// Looks at what one could not apply: look, copy, leave.
+    pub(crate) fn look_at_parked<R>(&self, model: Model, look: impl FnOnce(&Parked) -> R) -> R {
+        match model {
+            Model::Tenants => self.tenants.look_at_parked(look),
+            Model::Billing => self.billing.look_at_parked(look),
+            Model::Groups => self.groups.look_at_parked(look),
+        }
+    }
+
+    /// Those parked events of one that are wanted, at most so many, and how many there are in all.
+    pub(crate) fn parked_of(
+        &self,
+        model: Model,
+        most: usize,
+        wanted: impl Fn(&ParkedEvent) -> bool,
+    ) -> (Vec<ParkedEvent>, u64) {
+        self.look_at_parked(model, |parked| {
+            (parked.events.iter().filter(|event| wanted(event)).take(most).cloned().collect(), parked.count)
+        })
+    }
+
+    /// Waits until one has carried out what was decided about it at a position.
+    pub(crate) async fn wait_decided(&self, model: Model, at: Position, at_most: Duration) -> Result<(), WaitError> {
+        async fn wait<P: Projection>(reader: &Reader<P>, at: Position, at_most: Duration) -> Result<(), WaitError> {
+            reader.wait_for(at, at_most).await?;
+            reader.wait_rebuilt(at_most).await
+        }
+        match model {
+            Model::Tenants => wait(&self.tenants, at, at_most).await,
+            Model::Billing => wait(&self.billing, at, at_most).await,
+            Model::Groups => wait(&self.groups, at, at_most).await,
+        }
     }
 }

@@ -39,7 +39,7 @@ pub(crate) const SHARDS: u32 = 16;
 const NOWHERE: &str = "nats://127.0.0.1:1";
 /// The stream of the region that everything here belongs to.
 const STREAM: &str = "FH_LOG_LOCAL";
-const NODES: [&str; 2] = ["one", "two"];
+pub(crate) const NODES: [&str; 2] = ["one", "two"];
 
 /// Makes a configuration that of a node; its password lies beside its data.
 pub(crate) fn join(config: &mut Config, url: String, name: &str) {
@@ -183,7 +183,7 @@ async fn a_node_must_agree_with_its_region_and_have_a_name_of_its_own() {
     candidate.is_refused("E0019", &["ttl_ms of this node is 7000, the region has 1500"]).await;
     candidate.config.cluster.lease = world.config.cluster.lease;
     "one".clone_into(&mut candidate.config.cluster.node);
-    let address = world.config.grpc.listen;
+    let address = world.platform.grpc_address();
     candidate.is_refused("E0019", &[&format!("a node named one is alive at {address}")]).await;
 
     // The node that was there is not disturbed, and the other one is welcome under a name of its own.
@@ -214,7 +214,7 @@ async fn a_log_that_was_written_without_a_cluster_is_not_mixed_into_a_region() {
 }
 
 /// Two nodes of one region, each with an upstream of its own.
-async fn two_nodes(server: &NatsServer) -> [World; 2] {
+pub(crate) async fn two_nodes(server: &NatsServer) -> [World; 2] {
     let one = World::configured(Options::default(), "pro", |config| join(config, server.url(), NODES[0])).await;
     let directory = tempfile::tempdir().unwrap();
     let simulator = Simulator::start(Options::default(), ([127, 0, 0, 1], 0).into()).await.unwrap();

@@ -57,8 +57,7 @@ fn now() -> Instant {
 }
 
 impl Seen {
-    fn answered(&self, key: &str, id: String, begun: Instant) {
-        self.acknowledged.lock().insert(id);
+    fn answered(&self, key: &str, begun: Instant) {
         let answered = now();
         let from = *self.from.lock();
         let mut tenants = self.tenants.lock();
@@ -161,8 +160,12 @@ async fn ask(seen: &Seen, key: &str, targets: &[SocketAddr], client: usize, numb
         let target = targets.get((client + attempt) % targets.len().max(1)).copied();
         let Some(target) = target else { return };
         match Http::new(target).keyed_chat(key, &id).await {
-            // 409: an earlier try was admitted and its answer got lost.
-            Outcome::Status(200 | 409) => return seen.answered(key, id, begun),
+            Outcome::Status(200) => {
+                seen.acknowledged.lock().insert(id);
+                return seen.answered(key, begun);
+            }
+            // An earlier try was admitted and its answer got lost.
+            Outcome::Status(409) => return seen.answered(key, begun),
             Outcome::Status(_) | Outcome::Broken => {
                 seen.retries.fetch_add(1, Ordering::AcqRel);
                 tokio::time::sleep(TRY_AGAIN).await;

@@ -13,6 +13,8 @@ use sha2::{Digest as _, Sha256};
 
 /// Commits that are compared at a time.
 const PAGE: usize = 1_000;
+/// Hexadecimal digits of a SHA-256.
+const DIGEST_LEN: usize = 64;
 
 /// What all replicas hold.
 #[derive(Debug, Default)]
@@ -23,6 +25,10 @@ pub struct Compared {
     pub digests: Vec<String>,
     /// How often each commit id is there, by stream.
     ids: BTreeMap<(String, String), usize>,
+    /// Episodes of the requests that were admitted under an idempotency key, by the key's digest.
+    admitted: BTreeMap<String, Vec<[u8; 16]>>,
+    /// Episodes of admissions that were made void: nobody was told of them, and their upstreams were never called.
+    void: BTreeSet<[u8; 16]>,
     /// The last version of each stream.
     versions: BTreeMap<String, u64>,
 }
@@ -33,15 +39,21 @@ impl Compared {
         self.versions.len()
     }
 
-    /// Every commit is there once, and so is the admission of every acknowledged request.
+    /// Every commit is there once; no idempotency key has admitted two requests, and that of every acknowledged one has
+    /// admitted one.
     ///
     /// # Errors
     /// One is missing, or there is one twice.
     pub fn holds_once(&self, acknowledged: &BTreeSet<String>) -> Result<()> {
         let twice: Vec<_> = self.ids.iter().filter(|(_, count)| **count != 1).take(5).collect();
         ensure!(twice.is_empty(), "there more than once: {twice:?}");
-        let ids: BTreeSet<_> = self.ids.keys().map(|(_, id)| id.as_str()).collect();
-        let is_missing = |key: &&String| !ids.contains(admission_id(key).as_str());
+        let valid = |digest: &str| {
+            let episodes = self.admitted.get(digest).into_iter().flatten();
+            episodes.filter(|episode| !self.void.contains(*episode)).count()
+        };
+        let twice: Vec<_> = self.admitted.keys().filter(|digest| valid(digest) > 1).take(5).collect();
+        ensure!(twice.is_empty(), "admitted more than once: {twice:?}");
+        let is_missing = |key: &&String| valid(&hex(&Sha256::digest(key.as_bytes()))) == 0;
         let missing: Vec<_> = acknowledged.iter().filter(is_missing).take(5).collect();
         ensure!(missing.is_empty(), "acknowledged and not in the log: {missing:?}");
         Ok(())
@@ -58,14 +70,16 @@ impl Compared {
         *version = commit.last_version().0;
         *self.ids.entry((commit.stream.to_owned(), commit.commit_id.to_owned())).or_default() += 1;
         self.commits += 1;
+        let key = commit.commit_id.strip_prefix("admit/idem-").and_then(|rest| rest.get(..DIGEST_LEN));
+        let kind = commit.events().next().transpose()?.map(|event| event.payload.kind);
+        if let Some(key) = key.filter(|_| kind == Some("freehold.log.v1.RequestAdmitted")) {
+            self.admitted.entry(key.to_owned()).or_default().push(commit.episode_id);
+        }
+        if commit.commit_id.starts_with("void/") {
+            self.void.insert(commit.episode_id);
+        }
         Ok(())
     }
-}
-
-/// The admission's commit id under an idempotency key.
-fn admission_id(key: &str) -> String {
-    let digest = Sha256::digest(key.as_bytes());
-    format!("admit/idem-{}", hex(&digest))
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -87,28 +87,28 @@ async fn a_node_whose_disk_refuses_gives_its_shards_away_and_takes_part_again() 
     let targets: Vec<_> = scene.nodes.nodes.iter().map(|node| node.http).collect();
     let load = Load::start(CLIENTS, &keys, &targets);
     load.more(200).await.unwrap();
-    load.gap();
+    load.mark();
     switch.begin(Fault::DiskFull).unwrap();
     let told = scene.until_ready_is(503).await;
     assert!(told.contains("[E0003]") && told.contains("other nodes decide meanwhile"), "{told}");
     scene.until_decides(false).await;
-    load.everybody().await.unwrap();
-    eprintln!("disk full: a tenant was {:.2} s without an answer", load.gap().as_secs_f64());
+    let silence = load.silence().await.unwrap();
+    eprintln!("disk full: a tenant was {:.2} s without service", silence.as_secs_f64());
     load.more(200).await.unwrap();
+    load.mark();
     switch.end().unwrap();
     scene.until_ready_is(200).await;
     scene.until_decides(true).await;
     load.more(200).await.unwrap();
-    load.everybody().await.unwrap();
-    eprintln!("disk works: a tenant was {:.2} s without an answer", load.gap().as_secs_f64());
+    let silence = load.silence().await.unwrap();
+    eprintln!("disk works: a tenant was {:.2} s without service", silence.as_secs_f64());
     let (acknowledged, lost, retries) = load.end().await;
     assert_eq!(lost, 0);
     scene.nodes.all_settled().await.unwrap();
     let replicas: Vec<PathBuf> = scene.nodes.end().unwrap();
     let account = books_agree_in(&replicas[0], scene.nodes.upstream.http).await.unwrap();
     eprintln!("{} acknowledged, {retries} retries, {account:?}", acknowledged.len());
-    let found = compare(&replicas).unwrap();
-    assert!(found.ids.values().all(|count| *count == 1));
+    compare(&replicas).unwrap().holds_once(&acknowledged).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -25,7 +25,11 @@ pub(crate) struct Mine {
 
 impl Mine {
     pub(crate) fn new(shards: u32) -> Self {
-        Self { deadline: AtomicU64::new(0), gaps: AtomicU64::new(0), epochs: (0..shards).map(|_| AtomicU64::new(0)).collect() }
+        Self {
+            deadline: AtomicU64::new(0),
+            gaps: AtomicU64::new(0),
+            epochs: (0..shards).map(|_| AtomicU64::new(0)).collect(),
+        }
     }
 
     /// The epoch under which a shard is this node's at the moment of asking. The clock is read last: whatever stopped

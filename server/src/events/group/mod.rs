@@ -6,6 +6,7 @@
 
 mod record;
 mod running;
+mod waiting;
 
 use std::{
     collections::HashMap,
@@ -16,12 +17,12 @@ use std::{
     time::Duration,
 };
 
-use actors_core::group::{Group, Rejection, View};
-use actors_shell::{Ask, Clock, Ids, Placement, Shell, Unavailable};
+use actors_core::group::{Group, Rejection};
+use actors_shell::{Ask, Clock, Decided, Ids, Placement, Shell, Unavailable};
 use events_journal::EventLog;
 use events_model::{
     CommitId, DecisionContext, Position, Principal, StreamId,
-    group::{Command, Event, Place},
+    group::{Command, Place},
 };
 use parking_lot::Mutex;
 use proto::events::v1 as pb;
@@ -51,8 +52,8 @@ pub(crate) enum Ended {
     /// The server shuts down.
     #[error("the server is shutting down")]
     ShuttingDown,
-    /// Another node decides for the group: it is consumed there.
-    #[error("another node decides for this group: consume it there")]
+    /// This process does not decide for the group.
+    #[error("another node decides for this group")]
     Elsewhere,
     /// There are as many consumers as there may be.
     #[error("a group has at most {CONSUMERS_MAX} consumers")]
@@ -77,23 +78,10 @@ pub(crate) struct Consumer {
 /// What a group's task is told.
 #[derive(Debug)]
 pub(crate) enum Message {
-    Join {
-        id: u64,
-        consumer: Consumer,
-    },
-    Ack {
-        places: Vec<Place>,
-    },
-    Nack {
-        place: Place,
-        attempt: u32,
-        reason: String,
-    },
-    Leave {
-        id: u64,
-    },
-    /// Events are to be delivered again.
-    Redriven,
+    Join { id: u64, consumer: Consumer },
+    Ack { places: Vec<Place> },
+    Nack { place: Place, attempt: u32, reason: String },
+    Leave { id: u64 },
 }
 
 /// The way to a group that somebody consumes.
@@ -165,7 +153,7 @@ impl Groups {
         group: &StreamId,
         command: Command,
         principal: Principal,
-    ) -> Result<(Vec<Event>, View), Failure> {
+    ) -> Result<Decided<Group>, Failure> {
         let parts = self.parts();
         let episode_id = parts.ids.episode(parts.clock.now());
         let commit_id = CommitId::new(&format!("group/{episode_id}"));
@@ -182,14 +170,14 @@ impl Groups {
             inputs: parts.inputs,
         };
         match parts.actors.actor(group).ask(ask).await {
-            Ok(Ok(decided)) => Ok((decided.events, decided.view)),
+            Ok(Ok(decided)) => Ok(decided),
             Ok(Err(rejected)) => Err(Failure::Rejected(rejected.rejection)),
             Err(unavailable) => Err(Failure::Unavailable(unavailable)),
         }
     }
 
     /// Whether this process decides for a group.
-    fn is_here(&self, group: &StreamId) -> bool {
+    pub(crate) fn is_here(&self, group: &StreamId) -> bool {
         self.parts().placement.as_ref().is_none_or(|placement| placement.is_here(group))
     }
 
@@ -209,14 +197,6 @@ impl Groups {
         let join = Message::Join { id, consumer };
         joined.inbox.try_send(join).map_err(|_| Ended::TooManyConsumers)?;
         Ok(joined)
-    }
-
-    /// Tells a group's task, if there is one, that events are to be delivered again.
-    pub(crate) fn redriven(&self, group: &StreamId) {
-        if let Some(entry) = self.inner.active.lock().get(group) {
-            // A full inbox: the task looks for redriven events with the next message that it takes, too.
-            entry.inbox.try_send(Message::Redriven).ok();
-        }
     }
 
     /// How far a group is that somebody consumes; its recorded checkpoint is a little behind.

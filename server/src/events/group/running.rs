@@ -5,7 +5,6 @@
 
 use std::{
     collections::BTreeMap,
-    future::pending,
     pin::Pin,
     sync::{
         Arc,
@@ -21,7 +20,7 @@ use actors_core::group::{
 use actors_shell::Unavailable;
 use events_journal::{Direction, ReadError};
 use events_model::{
-    Position, Principal, StreamId, TimestampUs,
+    Position, Principal, StreamId, TimestampUs, Version,
     group::{ParkedDelivery, Place, Settings},
 };
 use proto::events::v1 as pb;
@@ -35,6 +34,7 @@ use tracing::{error, warn};
 use super::{
     CONSUMERS_MAX, Consumer, Ended, Failure, Groups, Message, RECORD_EVERY, RECORD_RETRY,
     record::{Record, Unrecorded},
+    waiting::{Recorded, Recording, over, recorded, until},
 };
 use crate::{
     events::{convert, select::Selection},
@@ -47,8 +47,6 @@ const LOOK_LEN: usize = 128;
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// Answers taken in one turn.
 const ANSWERS_PER_TURN: usize = 256;
-
-type Recording = Pin<Box<dyn Future<Output = (Record, Result<(), Failure>)> + Send>>;
 
 /// A consumer and how much it has.
 #[derive(Debug)]
@@ -73,6 +71,8 @@ struct Work {
     window: Window,
     selection: Arc<Selection>,
     unrecorded: Unrecorded,
+    /// The version of the group's stream up to which all facts are this task's own, or were looked at.
+    seen: Version,
     recording: Option<Recording>,
     /// Recording waits: to take more with it, or after a failure.
     pause: Option<Pin<Box<Sleep>>>,
@@ -143,17 +143,19 @@ impl Running {
     async fn load(&self) -> Result<Work, Ended> {
         let read = |state: &State| {
             let redriven: Vec<Place> = state.redriven.iter().copied().collect();
-            (state.settings.clone(), state.checkpoint, state.ahead.clone(), redriven)
+            (state.settings.clone(), state.checkpoint, state.ahead.clone(), (redriven, state.version))
         };
         let parts = self.groups.parts();
         let loaded = parts.actors.actor(&self.group).read(read).await;
-        let (settings, checkpoint, ahead, redriven) = loaded.map_err(|unavailable| self.unavailable(&unavailable))?;
+        let (settings, checkpoint, ahead, (redriven, seen)) =
+            loaded.map_err(|unavailable| self.unavailable(&unavailable))?;
         let settings: Settings = settings.ok_or(Ended::Broken)?;
         let selection = Selection::of_types(settings.types.clone()).of_tenant(self.group.tenant_id()).of_applications();
         let mut work = Work {
             window: Window::new(settings, checkpoint, ahead),
             selection: Arc::new(selection),
             unrecorded: Unrecorded::new(checkpoint),
+            seen: Version(seen),
             recording: None,
             pause: None,
             is_held_up: false,
@@ -197,6 +199,9 @@ impl Running {
             }
             let now = self.groups.parts().clock.now();
             self.give_up_overdue(work, now);
+            if let Err(ended) = self.notice(work).await {
+                return End::Told(ended);
+            }
             let looked = match self.look_ahead(work).await {
                 Ok(looked) => looked,
                 Err(ended) => return End::Told(ended),
@@ -259,14 +264,23 @@ impl Running {
                 }
                 self.seats.remove(&id);
             }
-            Message::Redriven => {
-                let read = |state: &State| state.redriven.iter().copied().collect::<Vec<_>>();
-                let actor = self.groups.parts().actors.actor(&self.group);
-                let redriven = actor.read(read).await.map_err(|unavailable| self.unavailable(&unavailable))?;
-                self.offer_again(work, redriven)?;
-            }
         }
         Ok(())
+    }
+
+    /// Looks for events that were redriven, at whichever node that was asked, if there are facts of others.
+    async fn notice(&self, work: &mut Work) -> Result<(), Ended> {
+        let parts = self.groups.parts();
+        let head = parts.log.head(&self.group).map_err(|failure| self.broken(&failure))?;
+        // While a record is on its way, it cannot be told whose the facts are.
+        if head <= work.seen || work.recording.is_some() {
+            return Ok(());
+        }
+        let read = |state: &State| (state.redriven.iter().copied().collect::<Vec<_>>(), state.version);
+        let looked = parts.actors.actor(&self.group).read(read).await;
+        let (redriven, seen) = looked.map_err(|unavailable| self.unavailable(&unavailable))?;
+        work.seen = Version(seen);
+        self.offer_again(work, redriven)
     }
 
     fn free(&mut self, phase: Option<Phase>) {
@@ -418,14 +432,20 @@ impl Running {
         let (groups, group) = (self.groups.clone(), self.group.clone());
         Box::pin(async move {
             let asked = groups.ask(&group, record.command(), Principal::system("groups")).await;
-            (record, asked.map(|_| ()))
+            let facts = |events: &[_]| u64::try_from(events.len()).unwrap_or(u64::MAX);
+            (record, asked.map(|decided| (decided.version, facts(&decided.events))))
         })
     }
 
-    fn recorded(&self, work: &mut Work, (record, result): (Record, Result<(), Failure>)) {
+    fn recorded(&self, work: &mut Work, (record, result): Recorded) {
         let now = self.groups.parts().clock.now();
+        if let Ok((version, facts)) = result
+            && version.0.checked_sub(facts) == Some(work.seen.0)
+        {
+            work.seen = version;
+        }
         match result {
-            Ok(()) | Err(Failure::Rejected(Rejection::NothingNew)) => {
+            Ok(_) | Err(Failure::Rejected(Rejection::NothingNew)) => {
                 for parked in &record.parked {
                     work.window.parked(parked.place);
                 }
@@ -466,28 +486,5 @@ impl Running {
                 None => return,
             }
         }
-    }
-}
-
-/// Waits for a record that is on its way; for ever, if there is none.
-async fn recorded(recording: &mut Option<Recording>) -> (Record, Result<(), Failure>) {
-    let Some(running) = recording else { return pending().await };
-    let done = running.await;
-    *recording = None;
-    done
-}
-
-/// Waits for the end of a pause; for ever, if there is none.
-async fn over(pause: &mut Option<Pin<Box<Sleep>>>) {
-    let Some(running) = pause else { return pending().await };
-    running.await;
-    *pause = None;
-}
-
-/// Waits until a time; for ever, if there is none.
-async fn until(at: Option<TimestampUs>, now: TimestampUs) {
-    match at {
-        Some(at) => sleep(Duration::from_micros(at.since(now).0)).await,
-        None => pending().await,
     }
 }

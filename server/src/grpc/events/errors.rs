@@ -88,6 +88,16 @@ pub(super) fn append(failure: &append::Failure, expected: Expected) -> Status {
     }
 }
 
+pub(super) fn not_parked() -> Status {
+    status::plain(Code::NotFound, "NOT_PARKED", "no event is parked under this number")
+}
+
+/// A decision about a read model that is recorded and not carried out yet.
+pub(super) fn rebuilding() -> Status {
+    let message = "it is recorded; the read model is still being folded anew: list again to see when it is done";
+    status::plain(Code::DeadlineExceeded, "REBUILDING", message)
+}
+
 /// A command of a group that was not carried out.
 pub(super) fn group(failure: &group::Failure) -> Status {
     let rejection = match failure {
@@ -108,11 +118,22 @@ pub(super) fn group(failure: &group::Failure) -> Status {
     status::plain(code, reason, rejection.to_string())
 }
 
+/// Another node decides for a group by now, or soon will.
+pub(super) fn moved() -> Status {
+    again(Code::Unavailable, "GROUP_MOVED", "this group is moving to another node: consume it again")
+}
+
+/// The node that decides for a group cannot be consumed at.
+pub(super) fn unreachable(node: &str) -> Status {
+    let message = format!("node {node}, which decides for this group, is not reachable: consume it again");
+    again(Code::Unavailable, "OWNER_UNREACHABLE", message)
+}
+
 /// Why a consumer's stream ends.
 pub(super) fn ended(ended: Ended) -> Status {
     match ended {
         Ended::ShuttingDown => shutting_down(),
-        Ended::Elsewhere => again(Code::Unavailable, "NOT_OWNER", ended.to_string()),
+        Ended::Elsewhere => moved(),
         Ended::TooManyConsumers => again(Code::ResourceExhausted, "TOO_MANY_CONSUMERS", ended.to_string()),
         Ended::Broken => again(Code::Unavailable, "GROUP_BROKEN", ended.to_string()),
     }

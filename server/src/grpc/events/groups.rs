@@ -212,13 +212,16 @@ impl Events {
         let group = self.known_group(&who, &start.tenant, &start.group, "start.group")?;
         self.must_be_active(&who, &group).await?;
         let most = count("start.in_flight_max", start.in_flight_max, CONSUMER_IN_FLIGHT_DEFAULT, IN_FLIGHT_MAX)?;
-        let version = start.consumer_version;
+        let version = start.consumer_version.clone();
         let is_visible = version.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ');
         if version.len() > CONSUMER_VERSION_BYTES_MAX || !is_visible {
             let why = format!("must be at most {CONSUMER_VERSION_BYTES_MAX} visible ASCII characters");
             return Err(status::invalid("start.consumer_version", why));
         }
         let place = self.share(&self.streams, &who)?;
+        if let Some(elsewhere) = self.elsewhere(&group, &metadata) {
+            return self.relay(elsewhere, (group, start), &metadata, asked, place).await;
+        }
         let (deliveries, queue) = mpsc::channel(QUEUE_LEN);
         let in_flight_max = usize::try_from(most).unwrap_or(usize::MAX);
         let joined = self.app.groups.join(&group, Consumer { deliveries, in_flight_max, version });

@@ -1,15 +1,14 @@
-//! Dead letters: what no consumer could handle, and what a read model could not apply.
+//! Dead letters: what no consumer of a group could handle. Those of read models are in `models`.
 
 use events_journal::{Direction, EventLog, ReadError};
 use events_model::{
     Stored as _, StreamId, Version,
     group::{BATCH_LEN_MAX, Command, Event, Numbered, ParkedDelivery, Place, TEXT_BYTES_MAX},
 };
-use projections::{ParkedEvent, Projection, billing::Billing, groups::Groups, tenants::Tenants};
 use proto::events::v1 as pb;
-use tonic::{Code, Request, Response, Status};
+use tonic::{Request, Response, Status};
 
-use super::{Answer, Events, access::Who, arguments, errors, status};
+use super::{Answer, Events, arguments, errors, models::model, status};
 use crate::events::convert;
 
 /// Parked events on a page when nothing is asked for, and at the most.
@@ -29,13 +28,13 @@ impl Events {
         let (metadata, _, asked) = request.into_parts();
         let who = self.who(&metadata).await?;
         let limit = arguments::limit("page_size", asked.page_size, PAGE_DEFAULT, PAGE_MAX)?;
+        if let Some(model) = model(&who, &asked.projection, &[&asked.group, &asked.tenant])? {
+            return self.list_of_model(model, &asked.page_token, limit);
+        }
         let after = match asked.page_token.as_str() {
             "" => 0,
             token => token.parse().map_err(|_| status::invalid("page_token", "is not one of ours"))?,
         };
-        if !asked.projection.is_empty() {
-            return self.list_of_projection(&who, &asked, limit, after);
-        }
         let group = self.known_group(&who, &asked.tenant, &asked.group, "group")?;
         let (mut held, count) = self.held(&group, after, limit.saturating_add(1)).await?;
         let has_more = held.len() > limit;
@@ -60,48 +59,17 @@ impl Events {
         read.map_err(|unavailable| status::unavailable(&unavailable))
     }
 
-    fn list_of_projection(
-        &self,
-        who: &Who,
-        asked: &pb::ListParkedRequest,
-        limit: usize,
-        after: u64,
-    ) -> Answer<pb::ListParkedResponse> {
-        if who.tenant().is_some() {
-            let why = "read models are the operator's: show the admin token";
-            return Err(status::plain(Code::PermissionDenied, "NOT_YOURS", why));
-        }
-        if !asked.group.is_empty() || !asked.tenant.is_empty() {
-            return Err(status::invalid("projection", "must be empty with a group or a tenant"));
-        }
-        let readers = &self.app.projections;
-        let parked = match asked.projection.as_str() {
-            Tenants::NAME => readers.tenants.parked(),
-            Billing::NAME => readers.billing.parked(),
-            Groups::NAME => readers.groups.parked(),
-            _ => {
-                let known = [Tenants::NAME, Billing::NAME, Groups::NAME].join(", ");
-                return Err(status::invalid("projection", format!("must be one of {known}")));
-            }
-        };
-        let first = usize::try_from(after).unwrap_or(usize::MAX);
-        let page = parked.events.iter().zip(1_u64..).skip(first);
-        let mut page: Vec<_> =
-            page.take(limit.saturating_add(1)).map(|(event, number)| of_model(event, number)).collect();
-        let has_more = page.len() > limit;
-        page.truncate(limit);
-        let next_page_token = page.last().filter(|_| has_more).map_or_else(String::new, |last| last.number.to_string());
-        Ok(Response::new(pb::ListParkedResponse { parked: page, next_page_token, count: parked.count }))
-    }
-
     pub(super) async fn get_dead(&self, request: Request<pb::GetParkedRequest>) -> Answer<pb::GetParkedResponse> {
         let (metadata, _, asked) = request.into_parts();
         let who = self.who(&metadata).await?;
+        if let Some(model) = model(&who, &asked.projection, &[&asked.group, &asked.tenant])? {
+            return self.show_of_model(model, asked.number).await;
+        }
         let group = self.known_group(&who, &asked.tenant, &asked.group, "group")?;
         let before = asked.number.checked_sub(1).ok_or_else(|| status::invalid("number", "must be at least 1"))?;
         let (held, _) = self.held(&group, before, 1).await?;
         let Some(held) = held.into_iter().find(|held| held.number == asked.number) else {
-            return Err(status::plain(Code::NotFound, "NOT_PARKED", "no event is parked under this number"));
+            return Err(errors::not_parked());
         };
         let shown =
             self.look(move |log| Ok((describe(log, &group, &[held])?, convert::event_at(log, held.place)?))).await?;
@@ -112,28 +80,33 @@ impl Events {
     pub(super) async fn redrive(&self, request: Request<pb::ReplayParkedRequest>) -> Answer<pb::ReplayParkedResponse> {
         let (metadata, _, asked) = request.into_parts();
         let who = self.who(&metadata).await?;
-        let group = self.known_group(&who, &asked.tenant, &asked.group, "group")?;
         let limit = batch(&asked.numbers, asked.limit)?;
+        if let Some(model) = model(&who, &asked.projection, &[&asked.group, &asked.tenant])? {
+            return self.redrive_model(model, &who, asked.numbers).await;
+        }
+        let group = self.known_group(&who, &asked.tenant, &asked.group, "group")?;
         let command = Command::Redrive { numbers: asked.numbers, limit };
         let decided = self.app.groups.ask(&group, command, who.principal()).await;
-        let (events, view) = decided.map_err(|failure| errors::group(&failure))?;
-        self.app.groups.redriven(&group);
-        Ok(Response::new(pb::ReplayParkedResponse { redriven: moved(&events), parked: view.parked }))
+        let decided = decided.map_err(|failure| errors::group(&failure))?;
+        Ok(Response::new(pb::ReplayParkedResponse { redriven: moved(&decided.events), parked: decided.view.parked }))
     }
 
     pub(super) async fn give_up(&self, request: Request<pb::DropParkedRequest>) -> Answer<pb::DropParkedResponse> {
         let (metadata, _, asked) = request.into_parts();
         let who = self.who(&metadata).await?;
-        let group = self.known_group(&who, &asked.tenant, &asked.group, "group")?;
         let limit = batch(&asked.numbers, asked.limit)?;
         let reason = asked.reason;
         if reason.trim().is_empty() || reason.len() > TEXT_BYTES_MAX {
             return Err(status::invalid("reason", format!("must be given, at most {TEXT_BYTES_MAX} bytes")));
         }
+        if let Some(model) = model(&who, &asked.projection, &[&asked.group, &asked.tenant])? {
+            return self.drop_of_model(model, &who, (asked.numbers, limit), reason).await;
+        }
+        let group = self.known_group(&who, &asked.tenant, &asked.group, "group")?;
         let command = Command::Drop { numbers: asked.numbers, limit, reason };
         let decided = self.app.groups.ask(&group, command, who.principal()).await;
-        let (events, view) = decided.map_err(|failure| errors::group(&failure))?;
-        Ok(Response::new(pb::DropParkedResponse { dropped: moved(&events), parked: view.parked }))
+        let decided = decided.map_err(|failure| errors::group(&failure))?;
+        Ok(Response::new(pb::DropParkedResponse { dropped: moved(&decided.events), parked: decided.view.parked }))
     }
 }
 
@@ -195,16 +168,5 @@ fn of_group(delivery: ParkedDelivery, held: &Held) -> pb::Parked {
         attempts,
         consumer_version,
         parked_at_us: held.at_us,
-    }
-}
-
-fn of_model(event: &ParkedEvent, number: u64) -> pb::Parked {
-    pb::Parked {
-        number,
-        position: event.position.0,
-        stream: event.stream.clone(),
-        r#type: event.kind.clone(),
-        error: event.error.clone(),
-        ..pb::Parked::default()
     }
 }

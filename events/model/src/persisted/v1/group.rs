@@ -53,11 +53,11 @@ const fn place_from(place: pb::EventPlace) -> Place {
     Place { position: Position(place.position), index: place.index }
 }
 
-fn places_to(places: &[Place]) -> Vec<pb::EventPlace> {
+pub(super) fn places_to(places: &[Place]) -> Vec<pb::EventPlace> {
     places.iter().map(|place| place_to(*place)).collect()
 }
 
-fn places_from(places: Vec<pb::EventPlace>) -> Vec<Place> {
+pub(super) fn places_from(places: Vec<pb::EventPlace>) -> Vec<Place> {
     places.into_iter().map(place_from).collect()
 }
 
