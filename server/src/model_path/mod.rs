@@ -21,6 +21,8 @@ mod settle;
 mod stream;
 pub mod traceparent;
 mod void;
+#[cfg(test)]
+mod void_tests;
 
 use std::sync::Arc;
 

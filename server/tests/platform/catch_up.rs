@@ -32,8 +32,8 @@ const SHARDS: u32 = 64;
 /// Longest wait for a process.
 const PATIENCE: Duration = Duration::from_secs(90);
 
-/// Fills a region's log as another node would, and leaves; returns the groups it has.
-async fn fill(server: &NatsServer, folder: &Path) -> u64 {
+/// A writer of the region's log beside its nodes, which asks nobody whether it may.
+pub(crate) async fn engine(server: &NatsServer, folder: &Path, shards: u32) -> (LocalStore, JetStreamLog) {
     let store = LocalStore::open(folder, StoreOptions::default()).unwrap();
     let region = RegionId::new("local").unwrap();
     let options = Options {
@@ -41,11 +41,17 @@ async fn fill(server: &NatsServer, folder: &Path) -> u64 {
         credentials: Credentials::Password { user: USER.to_owned(), password: PASSWORD.to_owned() },
         region: region.clone(),
         zone: region,
-        shards: SHARDS,
+        shards,
         ..Options::default()
     };
     let (replica, checkpoints) = (Arc::new(store.clone()), Arc::new(store.clone()));
     let log = JetStreamLog::open(options, replica, checkpoints, Handle::current()).await.unwrap();
+    (store, log)
+}
+
+/// Fills a region's log as another node would, and leaves; returns the groups it has.
+async fn fill(server: &NatsServer, folder: &Path) -> u64 {
+    let (store, log) = engine(server, folder, SHARDS).await;
     for version in 0..COMMITS_PER_STREAM {
         let receipts: Vec<_> = (0..STREAMS)
             .map(|number| {

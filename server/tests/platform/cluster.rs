@@ -103,16 +103,21 @@ async fn assert_left(server: &NatsServer, streams: u64) {
 
 /// Asks for something of JetStream, as another program with Freehold's credentials would.
 fn ask(server: &NatsServer, api: &str, body: &Value) -> Value {
+    let answer = publish(server, &format!("$JS.API.{api}.{STREAM}"), &body.to_string());
+    assert_eq!(answer.get("error"), None, "{answer}");
+    answer
+}
+
+/// Publishes a message, as another program with Freehold's credentials would; returns the answer.
+pub(crate) fn publish(server: &NatsServer, subject: &str, body: &str) -> Value {
     let mut socket = TcpStream::connect((Ipv4Addr::LOCALHOST, server.port())).unwrap();
     socket.set_read_timeout(Some(world::PATIENCE)).unwrap();
-    let (connect, body) = (json!({ "user": USER, "pass": PASSWORD, "verbose": false }), body.to_string());
-    let publish = format!("PUB $JS.API.{api}.{STREAM} _INBOX.1 {}\r\n{body}\r\n", body.len());
+    let connect = json!({ "user": USER, "pass": PASSWORD, "verbose": false });
+    let publish = format!("PUB {subject} _INBOX.1 {}\r\n{body}\r\n", body.len());
     socket.write_all(format!("CONNECT {connect}\r\nSUB _INBOX.1 1\r\n{publish}").as_bytes()).unwrap();
     let lines = BufReader::new(socket).lines().map(Result::unwrap);
     let answer = lines.skip_while(|line| !line.starts_with("MSG ")).nth(1).unwrap();
-    let answer: Value = serde_json::from_str(&answer).unwrap();
-    assert_eq!(answer.get("error"), None, "{answer}");
-    answer
+    serde_json::from_str(&answer).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

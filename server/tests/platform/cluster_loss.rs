@@ -1,7 +1,11 @@
-//! A node that is gone: what it had admitted is settled by the others, long before its deadlines.
+//! Nodes that are gone, and shards that are: what a dead node had admitted is settled by the others, one that does not
+//! follow the log any more decides nothing, and one that another writer shut out takes its shard again.
 
 use std::time::Duration;
 
+use events_journal::{EventLog as _, contract::fixture::commit};
+use events_model::{StreamId, Version};
+use proto::cluster::v1 as pb;
 use server::{
     platform::Platform,
     simulate::{Options, Simulator},
@@ -9,8 +13,9 @@ use server::{
 use tests_kit::nats::NatsServer;
 
 use crate::{
-    cluster::{join, owners},
-    world::{self, World, read_events, streamed},
+    catch_up::engine,
+    cluster::{SHARDS, cluster, join, owners, publish},
+    world::{self, World, chat, eventually, read_events, streamed},
 };
 
 /// Far longer than any test runs.
@@ -84,4 +89,58 @@ async fn requests_of_a_node_that_died_are_settled_long_before_their_deadlines() 
     two.platform.shutdown().await;
     three.platform.shutdown().await;
     drop(directory);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_does_not_follow_any_more_leaves_its_shards_and_says_so() {
+    let server = NatsServer::start().unwrap();
+    let world = World::configured(Options::default(), "pro", |config| join(config, server.url(), "one")).await;
+    owners(&world, &["one"]).await;
+    let answer = publish(&server, "fh.log.local.local.0", "no group");
+    assert!(answer["seq"].as_u64().is_some(), "{answer}");
+    eventually("it has left all its shards", || async {
+        let shards = cluster(&world).list_shards(pb::ListShardsRequest {}).await.unwrap().into_inner().shards;
+        shards.iter().all(|shard| shard.owner.is_empty()).then_some(())
+    })
+    .await;
+    let ready = world.get("/readyz").await;
+    assert_eq!(ready.status, 503);
+    let text = String::from_utf8_lossy(&ready.body).into_owned();
+    assert!(
+        text.contains("[E0020] this node does not follow the log any more") && text.contains("is no group"),
+        "{text}"
+    );
+    let nodes = cluster(&world).list_nodes(pb::ListNodesRequest {}).await.unwrap().into_inner().nodes;
+    assert_eq!(nodes[0].state, "left", "{nodes:?}");
+    assert_eq!(world.chat(&chat(10)).await.status, 503);
+    world.platform.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shard_that_another_writer_fenced_off_is_taken_again_in_the_same_lease() {
+    let server = NatsServer::start().unwrap();
+    let world = World::configured(Options::default(), "pro", |config| join(config, server.url(), "one")).await;
+    owners(&world, &["one"]).await;
+    assert_eq!(world.chat(&chat(10)).await.status, 200);
+    let epochs = async || {
+        let shards = cluster(&world).list_shards(pb::ListShardsRequest {}).await.unwrap().into_inner().shards;
+        shards.into_iter().map(|shard| shard.epoch).collect::<Vec<_>>()
+    };
+    let before = epochs().await;
+    // In the shard of the tenant.
+    let folder = tempfile::tempdir().unwrap();
+    let (store, log) = engine(&server, folder.path(), SHARDS).await;
+    let stream = StreamId::new("app/acme/orders").unwrap();
+    log.append(Version(0), commit(&stream, Version(1), "from-elsewhere", 1, 16)).await.unwrap();
+    let reply = eventually("the tenant is served again", || async {
+        let reply = world.chat(&chat(10)).await;
+        assert!([200, 503].contains(&reply.status.as_u16()), "{:?}", reply.body);
+        (reply.status == 200).then_some(reply)
+    })
+    .await;
+    world.assert_settled(reply.request_id(), "completed").await;
+    assert_eq!(epochs().await, before);
+    log.close().await;
+    store.close();
+    world.platform.shutdown().await;
 }
