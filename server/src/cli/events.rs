@@ -2,6 +2,7 @@
 
 use std::{fs::File, io::Read as _, path::Path};
 
+use events_model::application::DATA_BYTES_MAX;
 use futures::StreamExt as _;
 use proto::events::v1::{self as pb, subscribe_response::Message};
 use serde_json::{Value, json};
@@ -20,8 +21,8 @@ use crate::auth::entropy;
 const PAGE_LEN: u32 = 500;
 /// Longest payload that is shown in a line, characters.
 const SHOWN_CHARS: usize = 120;
-/// Largest file that is taken, bytes; the server says what it allows.
-const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
+/// Largest file that is taken, bytes.
+const FILE_BYTES_MAX: u64 = DATA_BYTES_MAX as u64;
 
 /// Runs a command about events.
 pub(super) async fn events(common: &Common, command: &Events, output: &mut Output) -> Result<(), Failure> {
@@ -67,7 +68,12 @@ fn new_id() -> Result<String, Failure> {
 fn read_file(path: &Path) -> Result<Vec<u8>, Failure> {
     let failed = |error: std::io::Error| Problem::new(format!("read {}", path.display())).because(&error).misuse();
     let mut bytes = Vec::new();
-    File::open(path).map_err(failed)?.take(FILE_BYTES_MAX).read_to_end(&mut bytes).map_err(failed)?;
+    // One more than may be: what is too large is said to be, not cut.
+    File::open(path).map_err(failed)?.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() > DATA_BYTES_MAX {
+        let problem = Problem::new(format!("{} is more than {DATA_BYTES_MAX} bytes", path.display()));
+        return Err(problem.hint("keep large things elsewhere and append where they are").misuse().into());
+    }
     Ok(bytes)
 }
 

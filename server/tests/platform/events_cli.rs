@@ -44,6 +44,20 @@ async fn events_are_appended_read_and_followed_from_the_command_line() {
     assert!(String::from_utf8_lossy(&refused.stderr).contains("at version 2"));
     let bad = freehold(&world, &["events", "append", "app/acme/a", "--type", "freehold.x", "--payload", "x"]).await;
     assert_eq!(bad.status.code(), Some(2));
+    let file = world.directory.path().join("large");
+    std::fs::write(&file, vec![b'x'; 512 * 1024 + 1]).unwrap();
+    let from_file = ["events", "append", "app/acme/a", "--type", "a", "--file", file.to_str().unwrap()];
+    let large = freehold(&world, &from_file).await;
+    assert_eq!(large.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&large.stderr).contains("is more than 524288 bytes"), "{large:?}");
+    std::fs::write(&file, vec![b'x'; 512 * 1024]).unwrap();
+    assert!(table(&world, &from_file).await.contains("is at version 1"));
+    let beyond = freehold(&world, &["events", "subscribe", "--from", "1000000"]).await;
+    assert_eq!(beyond.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&beyond.stderr).contains("one behind the head"), "{beyond:?}");
+    for wrong in [["events", "read", "--limit=-1"], ["group", "create", "acme/G"], ["dlq", "list", "acme/a/b"]] {
+        assert_eq!(freehold(&world, &wrong).await.status.code(), Some(2), "{wrong:?}");
+    }
     let read = json(&world, &["events", "read", "app/acme/order-1", "--limit", "1", "--backward"]).await;
     assert_eq!((&read["events"][0]["version"], &read["events"][0]["data"]), (&2.into(), &"{\"n\":1}".into()));
     let log = table(&world, &["events", "read", "--type", "freehold.log.v1.TenantRegistered"]).await;

@@ -18,7 +18,7 @@ use tonic_types::StatusExt as _;
 
 use crate::{
     cluster::{NODES, SHARDS, cluster, join, owners, two_nodes},
-    events_world::{Client, Consumer, admin, client, event, group, neighbour, of, reason, text},
+    events_world::{Client, Consumer, admin, assert_field, client, event, group, neighbour, of, reason, text},
     world::{PATIENCE, World, eventually},
 };
 
@@ -130,13 +130,29 @@ async fn a_group_is_consumed_and_redriven_at_a_node_that_does_not_decide_and_out
     let tenant = tenant_of(&owners(&one, &NODES).await, NODES[1]);
     let key = neighbour(&one, &tenant).await;
     let mut here = client(&one, &key);
-    let create = pb::CreateGroupRequest { attempts_max: 1, in_flight_max: 100, ..group("g") };
+    let types = vec!["n".to_owned()];
+    let create = pb::CreateGroupRequest { attempts_max: 1, in_flight_max: 100, types, ..group("g") };
     eventually("the group is created", || async {
         let created = here.clone().create_group(create.clone()).await;
         created.map_err(|status| assert!(is_passing(&status), "{status:?}")).ok()
     })
     .await;
     append(&mut here, &tenant, 0..HALF).await;
+    for number in 0..20 {
+        // A position from one node is good at another one at once, although its copy may be a moment behind.
+        let request = pb::AppendRequest {
+            stream: format!("app/{tenant}/other"),
+            expected: pb::Expected::Any.into(),
+            commit_id: format!("o{number}"),
+            events: vec![event("other", "x")],
+            ..pb::AppendRequest::default()
+        };
+        let position = client(&two, &key).append(request).await.unwrap().into_inner().position;
+        let from = pb::SubscribeRequest { from_position: position + 1, ..Default::default() };
+        here.subscribe(from).await.unwrap();
+    }
+    let far = pb::SubscribeRequest { from_position: 1_000_000, ..Default::default() };
+    assert_field(here.subscribe(far).await, "from_position");
 
     // It goes through to the deciding node, which asks for the credential itself and is not sent further.
     let status = Consumer::start(&mut client(&one, "fhk_nobody_x"), start("")).await.unwrap_err();

@@ -32,6 +32,11 @@ pub(super) fn shutting_down() -> Status {
     again(Code::Unavailable, "SHUTTING_DOWN", "the server is shutting down: resume elsewhere or later")
 }
 
+/// The position may be one that this node has not come to.
+pub(super) fn behind() -> Status {
+    again(Code::Unavailable, "BEHIND", "this node's log has not come to that position: try again here or elsewhere")
+}
+
 pub(super) fn too_many() -> Status {
     again(Code::ResourceExhausted, "TOO_MANY_STREAMS", "this tenant has as many calls open as it may")
 }

@@ -123,7 +123,7 @@ impl Events {
         let (metadata, _, message) = request.into_parts();
         let who = self.who(&metadata).await?;
         let group = self.group(&who, &message.tenant, &message.name, "name")?;
-        let settings = settings(&message, self.app.log.head_position())?;
+        let settings = settings(&message, self.reach(Position(message.after_position)).await?)?;
         self.must_be_active(&who, &group).await?;
         let asked = self.app.groups.ask(&group, Command::Create { settings }, who.principal()).await;
         asked.map_err(|failure| errors::group(&failure))?;
@@ -209,19 +209,22 @@ impl Events {
         let Some(Asked::Start(start)) = first.and_then(|first| first.message) else {
             return Err(status::invalid("message", "the first one must be start"));
         };
+        let group = self.group(&who, &start.tenant, &start.group, "start.group")?;
+        if let Some(elsewhere) = self.elsewhere(&group, &metadata) {
+            // That node knows whether the group exists; this one may not have heard of it yet.
+            let place = self.share(&self.streams, &who)?;
+            return self.relay(elsewhere, (group, start), &metadata, asked, place).await;
+        }
         let group = self.known_group(&who, &start.tenant, &start.group, "start.group")?;
         self.must_be_active(&who, &group).await?;
         let most = count("start.in_flight_max", start.in_flight_max, CONSUMER_IN_FLIGHT_DEFAULT, IN_FLIGHT_MAX)?;
-        let version = start.consumer_version.clone();
+        let version = start.consumer_version;
         let is_visible = version.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ');
         if version.len() > CONSUMER_VERSION_BYTES_MAX || !is_visible {
             let why = format!("must be at most {CONSUMER_VERSION_BYTES_MAX} visible ASCII characters");
             return Err(status::invalid("start.consumer_version", why));
         }
         let place = self.share(&self.streams, &who)?;
-        if let Some(elsewhere) = self.elsewhere(&group, &metadata) {
-            return self.relay(elsewhere, (group, start), &metadata, asked, place).await;
-        }
         let (deliveries, queue) = mpsc::channel(QUEUE_LEN);
         let in_flight_max = usize::try_from(most).unwrap_or(usize::MAX);
         let joined = self.app.groups.join(&group, Consumer { deliveries, in_flight_max, version });
