@@ -13,6 +13,9 @@
 //! with them in the same epoch when its renewal is acknowledged at last, which proves that nobody could take them. So an
 //! election among the servers that outlasts the leases costs no taking of shards after it.
 //!
+//! A lease that was seen to be ended is ended for ever, so the shards taken under it are taken at once, without reading
+//! on; that a lease is not there, or is another one, is believed only of a copy whose end was reached.
+//!
 //! Whatever an unanswered write did is found by reading to the end of the bucket; nothing is owned before a write of
 //! this node's own was acknowledged.
 
@@ -83,6 +86,8 @@ pub(crate) struct Core {
     position: u64,
     /// Whether the end was reached by the last poll.
     current: bool,
+    /// A shard was not as the copy shows it: none is taken before the end is reached.
+    misled: bool,
     polling: bool,
     hinted: bool,
     poll_at: Nanos,
@@ -120,6 +125,7 @@ impl Core {
             locals: vec![Local::Idle; shards],
             position: 0,
             current: false,
+            misled: false,
             polling: false,
             hinted: false,
             poll_at: 0,
@@ -160,8 +166,8 @@ impl Core {
         self.keep_lease(now, out);
         if self.current {
             self.bury(now, out);
-            self.assign(now, out);
         }
+        self.assign(now, out);
         self.hint(now, out);
         self.poll(now, out);
     }
@@ -199,6 +205,7 @@ impl Core {
             Ok(None) if self.hinted => {}
             Ok(None) => {
                 self.current = true;
+                self.misled = false;
                 self.poll_at = now.saturating_add(self.profile.poll_every);
                 self.check_lease(now, out);
             }

@@ -146,6 +146,14 @@ impl View {
         })
     }
 
+    /// Whether the lease under which a shard was taken was seen to be ended, which is for ever.
+    pub(crate) fn was_ended(&self, owner: &OwnerRecord) -> bool {
+        self.nodes.get(&owner.node).is_some_and(|entry| {
+            let record = &entry.record;
+            entry.is_gone() && record.incarnation == owner.incarnation && record.term == owner.term
+        })
+    }
+
     /// Nodes that take part, in order.
     pub(crate) fn live(&self) -> impl Iterator<Item = &str> {
         let live = |(name, entry): (_, &NodeEntry)| (entry.record.state == NodeState::Live).then_some(name);
@@ -155,7 +163,29 @@ impl View {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::record::Incarnation, *};
+
+    #[test]
+    fn a_lease_that_is_not_there_or_another_one_was_not_seen_to_be_ended() {
+        let lease = |state, term| NodeRecord {
+            incarnation: Incarnation(1),
+            term,
+            state,
+            address: String::new(),
+            version: String::new(),
+            started_at_us: 0,
+        };
+        let owner = OwnerRecord { node: "a".to_owned(), incarnation: Incarnation(1), term: 2 };
+        let mut view = View::new(1);
+        // At the end of the bucket each of these is an end; before it, the lease may stand further on.
+        assert!(view.is_ended(&owner) && !view.was_ended(&owner));
+        view.put_node("a", 1, lease(NodeState::Expired, 1), 0);
+        assert!(view.is_ended(&owner) && !view.was_ended(&owner));
+        view.put_node("a", 2, lease(NodeState::Live, 2), 0);
+        assert!(!view.is_ended(&owner) && !view.was_ended(&owner));
+        view.put_node("a", 3, lease(NodeState::Expired, 2), 0);
+        assert!(view.is_ended(&owner) && view.was_ended(&owner));
+    }
 
     #[test]
     fn a_shard_is_mine_until_the_deadline_and_not_at_it() {

@@ -22,7 +22,9 @@ impl Core {
     /// Takes what this node should have and can, gives back what another one should have.
     pub(super) fn assign(&mut self, now: Nanos, out: &mut Vec<Action>) {
         let draining = self.intent != NodeState::Live;
-        if !draining && !self.holds(now) {
+        let may_give = draining && self.current;
+        let may_take = !draining && self.holds(now) && (self.current || !self.misled);
+        if !may_give && !may_take {
             return;
         }
         let view = Arc::clone(&self.view);
@@ -32,6 +34,8 @@ impl Core {
             let wanted = !draining && self.should_own(shard);
             match self.locals.get(shard as usize) {
                 Some(Local::Idle) if wanted => self.take(&view, shard, out),
+                // To give away is decided on what is certain.
+                Some(Local::Idle | Local::Held { .. }) if !self.current => {}
                 Some(Local::Idle) if self.owns(&view, shard) && self.handing_over < RELEASES_MAX => {
                     self.release(&view, shard, out);
                 }
@@ -63,7 +67,8 @@ impl Core {
     fn take(&mut self, view: &View, shard: u32, out: &mut Vec<Action>) {
         let entry = view.shard(shard);
         let owner = entry.and_then(|entry| entry.record.owner.as_ref());
-        let free = owner.is_none_or(|owner| owner.node == self.profile.node || view.is_ended(owner));
+        let ended = |owner| if self.current { view.is_ended(owner) } else { view.was_ended(owner) };
+        let free = owner.is_none_or(|owner| owner.node == self.profile.node || ended(owner));
         if !free || self.taking >= TAKES_MAX {
             return;
         }
@@ -91,6 +96,7 @@ impl Core {
         self.taking = self.taking.saturating_sub(1);
         self.set(shard, Local::Idle);
         let (Ok(revision), Value::Shard(record)) = (result, value) else {
+            self.misled = true;
             return self.look();
         };
         let same_lease = record.owner.as_ref().is_some_and(|owner| owner.term == self.lease.term);
