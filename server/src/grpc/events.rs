@@ -17,7 +17,7 @@ use events_journal::EventLog;
 use events_model::{Commit, EventRecord, Position, Stored as _, Version, application::Command};
 use futures::Stream;
 use proto::events::v1 as pb;
-use tokio::time::{Interval, interval, timeout};
+use tokio::time::{Interval, interval};
 use tonic::{Request, Response, Status, Streaming};
 
 use self::access::Who;
@@ -35,8 +35,6 @@ use crate::{
 const APPENDS_MAX: usize = 256;
 /// Most subscriptions and consumers of one tenant.
 const STREAMS_MAX: usize = 64;
-/// Longest wait of a node for a position that another one has told of.
-const REACH_WAIT: Duration = Duration::from_secs(2);
 /// How often the key behind an open stream is checked again.
 const CHECK_EVERY: Duration = Duration::from_secs(2);
 
@@ -70,12 +68,12 @@ impl Events {
 
     /// Waits a little for a position that the caller may have from another node; returns the head.
     async fn reach(&self, at: Position) -> Result<Position, Status> {
-        let Some(cluster) = &self.app.cluster else { return Ok(self.app.log.head_position()) };
-        let mut head = self.app.log.watch_head();
-        // In vain: then it is judged by what there is.
-        let _late = timeout(REACH_WAIT, head.wait_for(|head| *head >= at)).await;
-        let (head, progress) = (self.app.log.head_position(), cluster.progress());
-        if head < at && progress.applied < progress.head { Err(errors::behind()) } else { Ok(head) }
+        let head = self.app.log.head_position();
+        match &self.app.cluster {
+            Some(cluster) if head < at && !cluster.reach_head().await => Err(errors::behind()),
+            // What no node has shown is judged by what there is.
+            Some(_) | None => Ok(self.app.log.head_position()),
+        }
     }
 
     async fn append_checked(&self, who: &Who, new: arguments::Append, trace: String) -> Answer<pb::AppendResponse> {
