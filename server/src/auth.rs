@@ -5,6 +5,7 @@
 //! printed. Whether a key is known and not revoked is the tenant actor's knowledge, not this module's.
 
 pub mod secret_file;
+pub(crate) mod wrapped;
 
 use std::fmt;
 

@@ -48,7 +48,7 @@ pub(crate) use self::{
     following::{FILE as FOLLOWER_FILE, as_lines},
     probe::{Answer, Check, look},
 };
-use crate::config::Config;
+use crate::{auth::wrapped, config::Config};
 
 /// Questions of other nodes that are answered at once.
 const QUESTIONS_MAX: usize = 4_096;
@@ -179,11 +179,26 @@ impl Opened {
         following::catch_up(&self.log, &self.following, show).await
     }
 
-    /// The secret that all nodes of the region have.
-    pub(crate) async fn share(&self, name: &'static str, mine: &[u8]) -> Result<Vec<u8>, Error> {
+    /// The secret that all nodes of the region have: this node's if it is the first. The servers hold it encrypted if
+    /// the first node has a secret of the cluster.
+    pub(crate) async fn share(&self, config: &Config, name: &'static str, mine: &[u8]) -> Result<Vec<u8>, Error> {
         let options = self.log.options();
-        let shared = lease::share(&self.log.client(), (&options.region, options.replicas), name, mine).await;
-        shared.map_err(Error::Lease)
+        let secret = config.cluster.read_secret().map_err(Error::ClusterSecret)?;
+        let what = format!("{}/{name}", options.region);
+        let mine = match &secret {
+            Some(secret) => wrapped::wrap(secret.expose(), &what, mine).map_err(Error::NoEntropy)?,
+            None => mine.to_vec(),
+        };
+        let shared = lease::share(&self.log.client(), (&options.region, options.replicas), name, &mine).await;
+        let shared = shared.map_err(Error::Lease)?;
+        if wrapped::is_wrapped(&shared) {
+            let opened = secret.and_then(|secret| wrapped::open(secret.expose(), &what, &shared));
+            return opened.ok_or(Error::OtherSecret(name));
+        }
+        if secret.is_some() {
+            warn!(name, "what the nodes share lies at the servers as it is: the first node had no secret");
+        }
+        Ok(shared)
     }
 
     /// Takes this node's lease; shards are taken from now on.

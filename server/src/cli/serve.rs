@@ -157,8 +157,12 @@ fn advise(problem: Problem, error: &cluster::Error) -> Problem {
         }
         cluster::Error::Lease(error) => problem.hint(error.advice()),
         cluster::Error::Password(_) => problem.hint("write it there, or name another file with cluster.password_file"),
+        cluster::Error::ClusterSecret(_) => {
+            problem.hint("write it there, or name another file with cluster.secret_file")
+        }
+        cluster::Error::OtherSecret(_) => problem.misuse().hint("give this node the secret of the others"),
         cluster::Error::ClockSkew { .. } => problem.hint("set the wrong clock, and run a time service on all nodes"),
-        cluster::Error::Listen(_) | cluster::Error::Secret(_) => problem,
+        cluster::Error::Listen(_) | cluster::Error::Secret(_) | cluster::Error::NoEntropy(_) => problem,
     }
 }
 

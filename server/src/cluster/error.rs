@@ -5,7 +5,10 @@ use std::time::Duration;
 use events_journal_nats::{ApiError, Difference, OpenError, lease};
 
 use super::clock::SKEW_MAX;
-use crate::config::{self, KeyError};
+use crate::{
+    auth::NoEntropy,
+    config::{self, KeyError},
+};
 
 /// Why a process cannot be a node.
 #[derive(Debug, thiserror::Error)]
@@ -19,6 +22,15 @@ pub enum Error {
     /// The password cannot be read.
     #[error("read the password of NATS")]
     Password(#[source] KeyError),
+    /// The cluster's secret cannot be read.
+    #[error("read the secret of the cluster")]
+    ClusterSecret(#[source] KeyError),
+    /// What the nodes share is encrypted under another secret, or this node has none.
+    #[error("the {0} that the nodes share is encrypted under a secret that this node does not have")]
+    OtherSecret(&'static str),
+    /// The system gives no randomness.
+    #[error("encrypt what the nodes share")]
+    NoEntropy(#[source] NoEntropy),
     /// Nothing can be listened to.
     #[error("listen to other nodes")]
     Listen(#[source] ApiError),
@@ -42,11 +54,12 @@ impl Error {
     /// The number of its page in `docs/errors`, if it has one.
     pub fn code(&self) -> Option<&'static str> {
         match self {
-            Self::Password(_) => Some(KeyError::CODE),
+            Self::Password(_) | Self::ClusterSecret(_) => Some(KeyError::CODE),
+            Self::OtherSecret(_) => Some("E0019"),
             Self::Log(error) => log_code(error),
             Self::Lease(error) => lease_code(error),
             Self::ClockSkew { .. } => Some("E0021"),
-            Self::Listen(_) | Self::Secret(_) => None,
+            Self::Listen(_) | Self::Secret(_) | Self::NoEntropy(_) => None,
         }
     }
 }

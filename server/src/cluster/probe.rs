@@ -19,7 +19,7 @@ pub(crate) struct Check {
 #[derive(Debug)]
 pub(crate) enum Answer {
     Fine(String),
-    /// It cannot be known before the first start.
+    /// Worth knowing: it cannot be told, or is as it need not be.
     Unknown(String),
     Wrong(Error),
     /// The user may not do what it must.
@@ -46,6 +46,19 @@ const fn place(error: &OpenError) -> &'static str {
 
 /// Looks at everything.
 pub(crate) async fn look(config: &Config, wall: fn() -> TimestampUs) -> Vec<Check> {
+    let secret = match config.cluster.read_secret() {
+        Ok(Some(_)) => Answer::Fine("set, what nodes share is encrypted if the first one had it".to_owned()),
+        Ok(None) => {
+            Answer::Unknown("none: the pepper of keys and the admin token lie at the servers as they are".to_owned())
+        }
+        Err(error) => Answer::Wrong(Error::ClusterSecret(error)),
+    };
+    let mut checks = vec![Check { what: "cluster secret", found: secret }];
+    checks.extend(look_at_servers(config, wall).await);
+    checks
+}
+
+async fn look_at_servers(config: &Config, wall: fn() -> TimestampUs) -> Vec<Check> {
     let wrong = |what, error| vec![Check { what, found: Answer::Wrong(error) }];
     let options = match options(config) {
         Ok(options) => options,

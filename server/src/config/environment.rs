@@ -17,8 +17,10 @@ const ADMIN_TOKEN: &str = "FREEHOLD_ADMIN_TOKEN";
 const SERVER: &str = "FREEHOLD_SERVER";
 /// The password of NATS, unless the configuration names another variable.
 pub(super) const NATS_PASSWORD: &str = "FREEHOLD_NATS_PASSWORD";
+/// The secret of a cluster, unless the configuration names another variable.
+pub(super) const CLUSTER_SECRET: &str = "FREEHOLD_CLUSTER_SECRET";
 /// Ours, but not keys of the file.
-const SPECIAL: [&str; 4] = [CONFIG, ADMIN_TOKEN, SERVER, NATS_PASSWORD];
+const SPECIAL: [&str; 5] = [CONFIG, ADMIN_TOKEN, SERVER, NATS_PASSWORD, CLUSTER_SECRET];
 
 /// The variables that begin with `FREEHOLD_`.
 #[derive(Clone, Default)]

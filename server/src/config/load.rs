@@ -142,10 +142,10 @@ impl Config {
     }
 }
 
-/// Whether an upstream takes its key, or the cluster its password, from this variable.
+/// Whether an upstream takes its key, or the cluster its password or secret, from this variable.
 fn named_as_key(layers: &Table, variable: &str) -> bool {
-    let password = layers.get("cluster").and_then(|cluster| cluster.get("password_env")).and_then(Value::as_str);
-    if password == Some(variable) {
+    let cluster = |key| layers.get("cluster").and_then(|cluster| cluster.get(key)).and_then(Value::as_str);
+    if [cluster("password_env"), cluster("secret_env")].contains(&Some(variable)) {
         return true;
     }
     let upstreams = layers.get("upstreams").and_then(Value::as_array);

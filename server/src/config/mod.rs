@@ -122,6 +122,12 @@ pub struct Cluster {
     /// File that holds the user's password, instead of the variable. Since v0.1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub password_file: Option<PathBuf>,
+    /// Environment variable that holds the cluster's secret, under which nodes encrypt what they share through the NATS
+    /// servers; not set there = it lies there as it is. Since v0.1.
+    pub secret_env: String,
+    /// File that holds the cluster's secret, instead of the variable. Since v0.1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub secret_file: Option<PathBuf>,
     /// File with a user JWT and its key (`.creds`), instead of user and password. Since v0.1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub credentials_file: Option<PathBuf>,
@@ -358,6 +364,8 @@ impl Default for Cluster {
             user: "freehold".to_owned(),
             password_env: environment::NATS_PASSWORD.to_owned(),
             password_file: None,
+            secret_env: environment::CLUSTER_SECRET.to_owned(),
+            secret_file: None,
             credentials_file: None,
             ca_file: None,
         }

@@ -7,6 +7,8 @@ use std::{
 
 use super::{Cluster, Upstream};
 
+/// Shortest secret of a cluster, bytes.
+const CLUSTER_SECRET_BYTES_MIN: usize = 16;
 /// Longest key that is read from a file, bytes.
 const KEY_BYTES_MAX: usize = 16 * 1024;
 
@@ -101,21 +103,34 @@ impl Cluster {
     /// # Errors
     /// `File`: the named file cannot be read. `Invalid`: what is there cannot be a password.
     pub fn read_password(&self) -> Result<Option<Secret>, KeyError> {
-        let secret = || "password of NATS".to_owned();
-        let (password, place) = if let Some(path) = &self.password_file {
-            let text = read_file(path, secret)?;
-            (text.trim_end_matches(['\r', '\n']).to_owned(), path.display().to_string())
-        } else if let Some(text) = variable_value(&self.password_env).filter(|value| !value.is_empty()) {
-            (text, self.password_env.clone())
-        } else {
-            return Ok(None);
-        };
-        if password.is_empty() || password.len() > KEY_BYTES_MAX || password.chars().any(char::is_control) {
-            let not_allowed = "has control characters";
-            return Err(KeyError::Invalid { secret: secret(), not_allowed, place });
-        }
-        Ok(Some(Secret::new(password)))
+        read("password of NATS", (self.password_file.as_deref(), &self.password_env), 1)
     }
+
+    /// Reads the cluster's secret; `None` = none is set.
+    ///
+    /// # Errors
+    /// `File`: the named file cannot be read. `Invalid`: what is there cannot be one.
+    pub fn read_secret(&self) -> Result<Option<Secret>, KeyError> {
+        read("secret of the cluster", (self.secret_file.as_deref(), &self.secret_env), CLUSTER_SECRET_BYTES_MIN)
+    }
+}
+
+/// Reads a secret from a file, or else from a variable that may not be set.
+fn read(what: &str, (file, variable): (Option<&Path>, &str), bytes_min: usize) -> Result<Option<Secret>, KeyError> {
+    let secret = || what.to_owned();
+    let (text, place) = if let Some(path) = file {
+        let text = read_file(path, secret)?;
+        (text.trim_end_matches(['\r', '\n']).to_owned(), path.display().to_string())
+    } else if let Some(text) = variable_value(variable).filter(|value| !value.is_empty()) {
+        (text, variable.to_owned())
+    } else {
+        return Ok(None);
+    };
+    if !(bytes_min..=KEY_BYTES_MAX).contains(&text.len()) || text.chars().any(char::is_control) {
+        let not_allowed = if text.len() < bytes_min { "too short" } else { "has control characters" };
+        return Err(KeyError::Invalid { secret: secret(), not_allowed, place });
+    }
+    Ok(Some(Secret::new(text)))
 }
 
 fn read_file(path: &Path, secret: impl FnOnce() -> String) -> Result<String, KeyError> {

@@ -75,7 +75,10 @@ fn the_example_names_every_key_and_says_its_default() {
         .collect();
     let mut full = load_text(&full.join("\n")).unwrap();
     let dumped = full.to_toml().unwrap();
-    for file in [&mut full.cluster.password_file, &mut full.cluster.credentials_file, &mut full.cluster.ca_file] {
+    let cluster = &mut full.cluster;
+    for file in
+        [&mut cluster.password_file, &mut cluster.secret_file, &mut cluster.credentials_file, &mut cluster.ca_file]
+    {
         assert!(file.take().is_some());
     }
     for upstream in &mut full.upstreams {

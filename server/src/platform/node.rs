@@ -73,13 +73,14 @@ async fn catch_up(
 
 /// What one node issues, all must accept.
 async fn take_secrets(ground: &mut Ground, config: &Config, opened: &Opened) -> Result<(), StartError> {
-    let pepper = opened.share("key-pepper", &ground.pepper_bytes).await.map_err(StartError::Cluster)?;
+    let pepper = opened.share(config, "key-pepper", &ground.pepper_bytes).await.map_err(StartError::Cluster)?;
     let pepper = pepper.try_into().map_err(|_| StartError::Cluster(cluster::Error::Secret("pepper")))?;
     // Keys are lost with the pepper, so every node keeps it.
     secret_file::save_key_pepper(&config.data, &pepper).map_err(StartError::KeyPepper)?;
     ground.pepper = Pepper::new(&pepper);
     if !ground.is_token_given {
-        let token = opened.share("admin-token", ground.admin_token.as_bytes()).await.map_err(StartError::Cluster)?;
+        let token =
+            opened.share(config, "admin-token", ground.admin_token.as_bytes()).await.map_err(StartError::Cluster)?;
         let token = String::from_utf8(token).ok().filter(|token| secret_file::is_admin_token(token));
         ground.admin_token = token.ok_or(StartError::Cluster(cluster::Error::Secret("admin token")))?;
         // So that commands beside this node find it.

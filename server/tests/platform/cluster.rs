@@ -202,6 +202,35 @@ async fn a_node_must_agree_with_its_region_and_have_a_name_of_its_own() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_nodes_share_is_encrypted_under_the_clusters_secret_and_a_node_without_it_is_refused() {
+    let server = NatsServer::start().unwrap();
+    let secrets = tempfile::tempdir().unwrap();
+    let (right, wrong) = (secrets.path().join("right"), secrets.path().join("wrong"));
+    fs::write(&right, "correct horse battery staple\n").unwrap();
+    fs::write(&wrong, "another horse battery staple\n").unwrap();
+    let world = World::configured(Options::default(), "pro", |config| {
+        join(config, server.url(), "one");
+        config.cluster.secret_file = Some(right.clone());
+    })
+    .await;
+    let get = json!({ "last_by_subj": "$KV.FH_LEASES_LOCAL.secret.admin-token" }).to_string();
+    let stored = publish(&server, "$JS.API.STREAM.MSG.GET.KV_FH_LEASES_LOCAL", &get);
+    let stored = stored["message"]["data"].as_str().unwrap();
+    assert!(stored.starts_with("+0ZXA"), "{stored} does not begin as what is encrypted");
+
+    let mut candidate = Candidate::new(server.url(), "two");
+    for (secret, says) in [(None, "does not have"), (Some(wrong), "does not have")] {
+        candidate.config.cluster.secret_file = secret;
+        candidate.is_refused("E0019", &["encrypted under a secret that this node", says]).await;
+    }
+    candidate.config.cluster.secret_file = Some(right);
+    let two = Platform::start(candidate.config.clone()).await.unwrap();
+    assert_eq!(two.admin_token(), world.platform.admin_token());
+    two.shutdown().await;
+    world.platform.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_log_that_was_written_without_a_cluster_is_not_mixed_into_a_region() {
     let server = NatsServer::start().unwrap();
     let candidate = Candidate::new(server.url(), "one");

@@ -110,8 +110,11 @@ async fn a_node_that_does_not_follow_any_more_leaves_its_shards_and_says_so() {
         text.contains("[E0020] this node does not follow the log any more") && text.contains("is no group"),
         "{text}"
     );
-    let nodes = cluster(&world).list_nodes(pb::ListNodesRequest {}).await.unwrap().into_inner().nodes;
-    assert_eq!(nodes[0].state, "left", "{nodes:?}");
+    eventually("its lease has ended", || async {
+        let nodes = cluster(&world).list_nodes(pb::ListNodesRequest {}).await.unwrap().into_inner().nodes;
+        (nodes[0].state == "left").then_some(())
+    })
+    .await;
     assert_eq!(world.chat(&chat(10)).await.status, 503);
     world.platform.shutdown().await;
 }
