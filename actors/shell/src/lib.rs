@@ -9,6 +9,7 @@ mod acknowledge;
 pub mod ask;
 pub mod clock;
 mod deadlines;
+pub mod errand;
 pub mod limits;
 mod loading;
 mod messaging;

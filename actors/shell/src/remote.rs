@@ -10,27 +10,20 @@
 use std::{fmt::Debug, pin::Pin, time::Duration};
 
 use actors_core::Decider;
-use events_journal::{AppendError, Health, Refusal};
+use events_journal::{AppendError, Refusal};
 use events_model::{
     CommitId, DecisionContext, DurationUs, EpisodeId, PayloadView, Position, Principal, Stored, StreamId, TimestampUs,
     Version,
 };
 use serde::{Deserialize, Serialize};
-use tokio::time::{Instant, sleep, timeout_at};
-use tracing::debug;
+use tokio::time::Instant;
 
 use crate::{
     acknowledge::Answer,
     ask::{Ask, Decided, Rejected, Unavailable},
-    limits::{FORWARD_RETRY_FIRST, FORWARD_RETRY_MAX, FORWARD_WAIT_MAX},
+    errand::{Attempt, Errand, bring, until_here},
     shell::{Handle, Shell},
 };
-
-/// For waits alone; nothing that is recorded depends on it.
-#[expect(clippy::disallowed_methods, reason = "how long to wait for another node is no input of a decision")]
-fn now() -> Instant {
-    Instant::now()
-}
 
 /// What another node says.
 pub type Forwarded<'a> = Pin<Box<dyn Future<Output = Result<Vec<u8>, NoReply>> + Send + 'a>>;
@@ -213,52 +206,40 @@ impl<D: Decider> Shell<D> {
     }
 }
 
-/// What to do after an attempt.
-enum Step<D: Decider> {
-    Done(Answer<D>),
-    /// Certainly not decided.
-    Again,
-    /// Perhaps decided.
-    AgainUnknown,
+/// A command that is asked for wherever it is decided.
+struct Asking<'a, D: Decider> {
+    handle: &'a Handle<D>,
+    ask: Ask<D::Command>,
 }
 
 impl<D: Decider> Handle<D> {
     /// Brings a command to the node that decides, again and again until it is answered or the time is up.
     pub(crate) async fn ask_elsewhere(&self, placement: &dyn Placement, ask: Ask<D::Command>) -> Answer<D> {
         let question = question::<D>(self.stream(), &ask);
-        let deadline = now() + FORWARD_WAIT_MAX;
-        let mut pause = FORWARD_RETRY_FIRST;
-        let mut unknown = false;
-        loop {
-            let step = if placement.is_here(self.stream()) {
-                // It came here meanwhile. Another node may have decided it before.
-                step_here(self.ask_here(Ask { idempotent: true, ..ask.clone() }).await)
-            } else {
-                let left = deadline.saturating_duration_since(now());
-                match placement.forward(self.stream(), &question, left).await {
-                    Ok(reply) => self.step(&reply, deadline).await,
-                    Err(NoReply::Nobody) => Step::Again,
-                    Err(NoReply::Late) => Step::AgainUnknown,
-                }
-            };
-            match step {
-                // What may have been decided by an earlier try is not denied by a later one.
-                Step::Done(Err(error)) if unknown => {
-                    debug!(%error, "asked again, for an earlier try may have been decided");
-                }
-                Step::Done(answer) => return answer,
-                Step::Again => {}
-                Step::AgainUnknown => unknown = true,
+        // Another node may have decided it before it comes here.
+        let mut asking = Asking { handle: self, ask: Ask { idempotent: true, ..ask } };
+        match bring(placement, self.stream(), &question, &mut asking).await {
+            Ok(answer) => answer,
+            Err(NoReply::Nobody) => Err(Unavailable::Elsewhere),
+            Err(NoReply::Late) => Err(Unavailable::Unreachable),
+        }
+    }
+}
+
+impl<D: Decider> Errand for Asking<'_, D> {
+    type Answer = Answer<D>;
+
+    async fn here(&mut self) -> Attempt<Answer<D>> {
+        match self.handle.ask_here(self.ask.clone()).await {
+            Err(Unavailable::Elsewhere | Unavailable::Aborted(AppendError::Refused(Refusal::Fenced))) => {
+                Attempt::Nothing
             }
-            if now() + pause >= deadline {
-                return Err(if unknown { Unavailable::Unreachable } else { Unavailable::Elsewhere });
-            }
-            sleep(pause).await;
-            pause = (pause * 2).min(FORWARD_RETRY_MAX);
+            Err(error) => Attempt::Refused(Err(error)),
+            answer => Attempt::Done(answer),
         }
     }
 
-    async fn step(&self, reply: &[u8], deadline: Instant) -> Step<D> {
+    async fn replied(&mut self, reply: &[u8], deadline: Instant) -> Attempt<Answer<D>> {
         match rmp_serde::from_slice::<Reply<D>>(reply) {
             Ok(Reply::Accepted { events, effects, position, version, recorded_at, view, duplicate }) => {
                 let read = |fact: &Fact| {
@@ -267,39 +248,16 @@ impl<D: Decider> Handle<D> {
                 };
                 let Ok(events) = events.iter().map(read).collect::<Result<Vec<_>, _>>() else {
                     // A newer node's facts: decided, but not to be understood here.
-                    return Step::Done(Err(Unavailable::Unreachable));
+                    return Attempt::Done(Err(Unavailable::Unreachable));
                 };
-                let position = Position(position);
-                self.until_here(position, deadline).await;
-                let version = Version(version);
-                Step::Done(Ok(Ok(Decided { events, effects, position, version, recorded_at, view, duplicate })))
+                let (position, version) = (Position(position), Version(version));
+                until_here(self.handle.log(), position, deadline).await;
+                Attempt::Done(Ok(Ok(Decided { events, effects, position, version, recorded_at, view, duplicate })))
             }
-            Ok(Reply::Rejected { rejection, view }) => Step::Done(Ok(Err(Rejected { rejection, view }))),
-            Ok(Reply::Elsewhere) => Step::Again,
-            Ok(Reply::Busy { retry_after }) => Step::Done(Err(Unavailable::Overloaded { retry_after })),
-            Ok(Reply::Unknown) | Err(_) => Step::AgainUnknown,
+            Ok(Reply::Rejected { rejection, view }) => Attempt::Done(Ok(Err(Rejected { rejection, view }))),
+            Ok(Reply::Elsewhere) => Attempt::Nothing,
+            Ok(Reply::Busy { retry_after }) => Attempt::Refused(Err(Unavailable::Overloaded { retry_after })),
+            Ok(Reply::Unknown) | Err(_) => Attempt::Perhaps,
         }
-    }
-
-    /// Waits until this node's own log shows a position, so that the caller reads what it was told. In vain at the
-    /// most until the deadline, and not at all while nothing gets into this node's log: the decision stands all the
-    /// same.
-    async fn until_here(&self, position: Position, deadline: Instant) {
-        let (mut head, mut health) = (self.log().watch_head(), self.log().watch_health());
-        let shown = async {
-            tokio::select! {
-                _shown = head.wait_for(|head| *head >= position) => {}
-                _refuses = health.wait_for(|health| *health != Health::Accepting) => {}
-            }
-        };
-        // Late or closed: nothing more can be done for the caller.
-        let _late = timeout_at(deadline, shown).await;
-    }
-}
-
-fn step_here<D: Decider>(answer: Answer<D>) -> Step<D> {
-    match answer {
-        Err(Unavailable::Elsewhere | Unavailable::Aborted(AppendError::Refused(Refusal::Fenced))) => Step::Again,
-        answer => Step::Done(answer),
     }
 }

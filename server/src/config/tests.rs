@@ -116,6 +116,26 @@ fn a_value_of_the_wrong_form_names_key_line_and_form() {
 }
 
 #[test]
+fn a_node_that_listens_everywhere_must_say_where_it_is_reached() {
+    let node = |grpc: &str| format!("[cluster]\nnats = \"nats://h:4222\"\nnode = \"a\"\n[grpc]\n{grpc}");
+    let everywhere = "listen = \"0.0.0.0:7600\"\n";
+    assert!(load_text(everywhere.replace("listen", "[grpc]\nlisten").as_str()).is_ok());
+    assert!(load_text(&node("listen = \"10.0.0.1:7600\"\n")).is_ok());
+    assert!(error(&node(everywhere)).contains("grpc.advertise: grpc.listen is 0.0.0.0:7600, which tells other nodes"));
+    for (advertise, is_good) in [
+        ("node-1:7600", true),
+        ("[::1]:7600", true),
+        ("node-1", false),
+        ("a:0", false),
+        ("u@a:1", false),
+        ("a b:1", false),
+    ] {
+        let text = node(&format!("{everywhere}advertise = \"{advertise}\"\n"));
+        assert_eq!(load_text(&text).is_ok(), is_good, "{advertise}");
+    }
+}
+
+#[test]
 fn values_out_of_range_say_the_range() {
     let text = error("[http]\nlisten = \"127.0.0.1:1\"\nbody_bytes_max = \"1GiB\"\n");
     let expected = "freehold.toml, line 3: http.body_bytes_max: 1GiB is out of range; allowed is 1KiB to 64MiB";

@@ -4,11 +4,11 @@
 //! its caller is answered when its own node can show it. The parts are MessagePack with named fields, so that nodes of
 //! neighbouring versions understand each other.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{io, sync::Arc};
 
 use actors_shell::{
     Placement,
-    limits::{FORWARD_RETRY_FIRST, FORWARD_RETRY_MAX, FORWARD_WAIT_MAX},
+    errand::{Attempt, Errand, bring, until_here},
     remote::NoReply,
 };
 use events_journal::{AppendError, Appended, EventLog, Outcome, Refusal};
@@ -18,7 +18,7 @@ use events_model::{
     application::{Command, Event, Expected},
 };
 use serde::{Deserialize, Serialize};
-use tokio::time::{sleep, timeout};
+use tokio::time::Instant;
 
 use super::append::{Failure, append};
 
@@ -67,63 +67,52 @@ pub(crate) async fn append_anywhere(
 ) -> Result<Appended, Failure> {
     let Some(placement) = placement else { return append(log, expected, commit).await };
     let question = encode(&Question { stream: commit.stream.clone(), commit: commit.encode() });
-    let mut perhaps = false;
-    let attempts = async {
-        let mut pause = FORWARD_RETRY_FIRST;
-        loop {
-            let before = std::mem::replace(&mut perhaps, true);
-            let reply = if placement.is_here(&commit.stream) {
-                match append(log, expected, commit.clone()).await {
-                    // It went to another node in this moment.
-                    Err(Failure::Append(AppendError::Refused(Refusal::Fenced))) => Reply::Again,
-                    // What an earlier try may have written is not denied by a later one.
-                    Err(Failure::Append(error)) if before && error.outcome() == Outcome::NotWritten => Reply::Unknown,
-                    result => return result,
-                }
-            } else {
-                ask(placement, &commit.stream, &question).await
-            };
-            // A definite answer to this try says nothing of the earlier ones.
-            perhaps = before;
-            match reply {
-                Reply::Appended { position, version, duplicate } => {
-                    let position = Position(position);
-                    until_here(log, position).await;
-                    return Ok(Appended { position, version: Version(version), duplicate });
-                }
-                Reply::Conflict { actual } => return Err(Failure::Conflict { actual: Version(actual) }),
-                Reply::Invalid { reason } => {
-                    let commit_id = commit.commit_id.clone();
-                    return Err(Failure::Append(AppendError::Invalid { commit_id, reason }));
-                }
-                Reply::Again => {}
-                Reply::Unknown => perhaps = true,
-            }
-            sleep(pause).await;
-            pause = (pause * 2).min(FORWARD_RETRY_MAX);
-        }
-    };
-    match timeout(FORWARD_WAIT_MAX, attempts).await {
+    let stream = commit.stream.clone();
+    let mut appending = Appending { log, expected, commit };
+    match bring(placement, &stream, &question, &mut appending).await {
         Ok(result) => result,
-        Err(_) if perhaps => Err(Failure::Append(AppendError::Unknown(Arc::new(io::ErrorKind::TimedOut.into())))),
-        Err(_) => Err(Failure::Append(AppendError::Refused(Refusal::Fenced))),
+        Err(NoReply::Late) => Err(Failure::Append(AppendError::Unknown(Arc::new(io::ErrorKind::TimedOut.into())))),
+        Err(NoReply::Nobody) => Err(Failure::Append(AppendError::Refused(Refusal::Fenced))),
     }
 }
 
-async fn ask(placement: &dyn Placement, stream: &StreamId, question: &[u8]) -> Reply {
-    match placement.forward(stream, question, FORWARD_WAIT_MAX).await {
-        Ok(reply) => rmp_serde::from_slice(&reply).unwrap_or(Reply::Unknown),
-        Err(NoReply::Nobody) => Reply::Again,
-        Err(NoReply::Late) => Reply::Unknown,
-    }
+/// An append that is made wherever its stream is decided.
+struct Appending<'a> {
+    log: &'a dyn EventLog,
+    expected: Expected,
+    commit: Commit,
 }
 
-/// Waits until this node's own log shows a position. In vain at the most for a while: the append stands all the same.
-async fn until_here(log: &dyn EventLog, position: Position) {
-    const WAIT_MAX: Duration = Duration::from_secs(5);
-    let mut head = log.watch_head();
-    // Late or closed: nothing more can be done for the caller.
-    let _late = timeout(WAIT_MAX, head.wait_for(|head| *head >= position)).await;
+impl Errand for Appending<'_> {
+    type Answer = Result<Appended, Failure>;
+
+    async fn here(&mut self) -> Attempt<Self::Answer> {
+        match append(self.log, self.expected, self.commit.clone()).await {
+            // It went to another node in this moment.
+            Err(Failure::Append(AppendError::Refused(Refusal::Fenced))) => Attempt::Nothing,
+            Err(Failure::Append(error)) if error.outcome() == Outcome::NotWritten => {
+                Attempt::Refused(Err(Failure::Append(error)))
+            }
+            result => Attempt::Done(result),
+        }
+    }
+
+    async fn replied(&mut self, reply: &[u8], deadline: Instant) -> Attempt<Self::Answer> {
+        match rmp_serde::from_slice(reply).unwrap_or(Reply::Unknown) {
+            Reply::Appended { position, version, duplicate } => {
+                let position = Position(position);
+                until_here(self.log, position, deadline).await;
+                Attempt::Done(Ok(Appended { position, version: Version(version), duplicate }))
+            }
+            Reply::Conflict { actual } => Attempt::Done(Err(Failure::Conflict { actual: Version(actual) })),
+            Reply::Invalid { reason } => {
+                let commit_id = self.commit.commit_id.clone();
+                Attempt::Done(Err(Failure::Append(AppendError::Invalid { commit_id, reason })))
+            }
+            Reply::Again => Attempt::Nothing,
+            Reply::Unknown => Attempt::Perhaps,
+        }
+    }
 }
 
 /// Answers an append that another node forwarded to this one. Bytes that are none are answered as not written.
@@ -180,7 +169,10 @@ fn commit_of(question: &Question) -> Result<(Expected, Commit), DecodeError> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::{
+        sync::atomic::{AtomicU32, Ordering},
+        time::Duration,
+    };
 
     use actors_shell::remote::Forwarded;
     use events_journal::MemoryLog;

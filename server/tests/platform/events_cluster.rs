@@ -122,6 +122,36 @@ impl Seen {
     }
 }
 
+/// A position from one node is good at another one at once, although its copy may be a moment behind.
+async fn assert_positions_hold(here: &mut Client, there: &mut Client, tenant: &str) {
+    for number in 0..20 {
+        let request = pb::AppendRequest {
+            stream: format!("app/{tenant}/other"),
+            expected: pb::Expected::Any.into(),
+            commit_id: format!("o{number}"),
+            events: vec![event("other", "x")],
+            ..pb::AppendRequest::default()
+        };
+        let position = there.append(request).await.unwrap().into_inner().position;
+        let from = pb::SubscribeRequest { from_position: position + 1, ..Default::default() };
+        here.subscribe(from).await.unwrap();
+    }
+    let far = pb::SubscribeRequest { from_position: 1_000_000, ..Default::default() };
+    assert_field(here.subscribe(far).await, "from_position");
+}
+
+/// A consumer goes to the deciding node with its own credential, and is not sent further.
+async fn assert_it_is_relayed_once(one: &World, here: &mut Client) {
+    let status = Consumer::start(&mut client(one, "fhk_nobody_x"), start("")).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unauthenticated, "{status:?}");
+    let (asks, queue) = tokio::sync::mpsc::channel(1);
+    asks.send(of(pb::consume_request::Message::Start(start("")))).await.unwrap();
+    let mut relayed = tonic::Request::new(tokio_stream::wrappers::ReceiverStream::new(queue));
+    relayed.metadata_mut().insert("freehold-relayed", "1".parse().unwrap());
+    let status = here.consume(relayed).await.unwrap_err();
+    assert_eq!((status.code(), reason(&status).as_str()), (Code::Unavailable, "GROUP_MOVED"));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_group_is_consumed_and_redriven_at_a_node_that_does_not_decide_and_outlives_a_drain() {
     const HALF: u32 = 40;
@@ -138,31 +168,8 @@ async fn a_group_is_consumed_and_redriven_at_a_node_that_does_not_decide_and_out
     })
     .await;
     append(&mut here, &tenant, 0..HALF).await;
-    for number in 0..20 {
-        // A position from one node is good at another one at once, although its copy may be a moment behind.
-        let request = pb::AppendRequest {
-            stream: format!("app/{tenant}/other"),
-            expected: pb::Expected::Any.into(),
-            commit_id: format!("o{number}"),
-            events: vec![event("other", "x")],
-            ..pb::AppendRequest::default()
-        };
-        let position = client(&two, &key).append(request).await.unwrap().into_inner().position;
-        let from = pb::SubscribeRequest { from_position: position + 1, ..Default::default() };
-        here.subscribe(from).await.unwrap();
-    }
-    let far = pb::SubscribeRequest { from_position: 1_000_000, ..Default::default() };
-    assert_field(here.subscribe(far).await, "from_position");
-
-    // It goes through to the deciding node, which asks for the credential itself and is not sent further.
-    let status = Consumer::start(&mut client(&one, "fhk_nobody_x"), start("")).await.unwrap_err();
-    assert_eq!(status.code(), Code::Unauthenticated, "{status:?}");
-    let (asks, queue) = tokio::sync::mpsc::channel(1);
-    asks.send(of(pb::consume_request::Message::Start(start("")))).await.unwrap();
-    let mut relayed = tonic::Request::new(tokio_stream::wrappers::ReceiverStream::new(queue));
-    relayed.metadata_mut().insert("freehold-relayed", "1".parse().unwrap());
-    let status = here.consume(relayed).await.unwrap_err();
-    assert_eq!((status.code(), reason(&status).as_str()), (Code::Unavailable, "GROUP_MOVED"));
+    assert_positions_hold(&mut here, &mut client(&two, &key), &tenant).await;
+    assert_it_is_relayed_once(&one, &mut here).await;
 
     // Not more than the consumer wants, and what it does wrong it hears.
     let mut consumer = consume(&here, "").await;
