@@ -23,7 +23,7 @@ use super::{
 
 const MS: Nanos = 1_000_000;
 pub(super) const TTL: Nanos = 900 * MS;
-const SHARDS: u32 = 16;
+pub(super) const SHARDS: u32 = 16;
 const SEEDS: u64 = 300;
 const NAMES: [&str; 4] = ["a", "b", "c", "d"];
 

@@ -2,11 +2,12 @@
 
 use super::{
     super::{
+        assign::desired_owner,
         record::{Incarnation, Key, NodeRecord, NodeState, OwnerRecord, ShardRecord},
         table::Nanos,
     },
     Action, Failure, Found, Input, Purpose, Standing, Value, Write,
-    simulation::{TTL, World},
+    simulation::{SHARDS, TTL, World},
 };
 
 /// A node that has its lease and the first shard, and is taking the second at the moment that is returned.
@@ -151,4 +152,40 @@ fn a_node_that_was_blind_gives_the_others_time_to_show_themselves() {
     };
     assert!(!buried(back, Input::Wrote(renewal, Ok(10))));
     assert!(!buried(back + TTL / 2, Input::Tick));
+}
+
+#[test]
+fn before_the_end_is_reached_a_shard_is_taken_only_if_the_very_lease_was_seen_to_end() {
+    let mut world = World::new(0);
+    world.join("a");
+    let (node, mut out) = (&mut world.nodes[0], Vec::new());
+    let start = node.clock(0);
+    let lease = |incarnation, state| {
+        let (address, version) = (String::new(), String::new());
+        let incarnation = Incarnation(incarnation);
+        Some(Value::Node(NodeRecord { incarnation, term: 1, state, address, version, started_at_us: 0 }))
+    };
+    let mut see = |revision, key, value| {
+        let found = Found { revision, key, value };
+        node.core.handle(start, Input::Polled(Ok(Some(found))), &mut out);
+        writes(std::mem::take(&mut out))
+    };
+    let key = |name: &str| Key::Node(name.to_owned());
+    see(1, key("b"), lease(1, NodeState::Expired));
+    see(2, key("c"), lease(3, NodeState::Live));
+    node.core.handle(start, Input::Polled(Ok(None)), &mut out);
+    let own = writes(std::mem::take(&mut out)).remove(0);
+    node.core.handle(start, Input::Wrote(own, Ok(3)), &mut out);
+    // One that `c` should have and a new run of `b` took; the lease of that run was renewed since and comes later.
+    let shard = (0..SHARDS).find(|shard| desired_owner(*shard, ["a", "c"].into_iter()) == Some("c")).unwrap();
+    let owner = OwnerRecord { node: "b".to_owned(), incarnation: Incarnation(2), term: 1 };
+    let taken = Some(Value::Shard(ShardRecord { epoch: 4, owner: Some(owner) }));
+    let mut takes = |revision, key, value| {
+        let found = Found { revision, key, value };
+        node.core.handle(start, Input::Polled(Ok(Some(found))), &mut out);
+        writes(std::mem::take(&mut out)).into_iter().any(|write| write.key == Key::Shard(shard))
+    };
+    assert!(!takes(20, Key::Shard(shard), taken));
+    assert!(!takes(21, key("c"), lease(3, NodeState::Expired)));
+    assert!(takes(22, key("b"), lease(2, NodeState::Expired)));
 }
