@@ -123,3 +123,37 @@ fn digest(hasher: &mut Sha256, recorded: &Recorded) {
     hasher.update((recorded.bytes.len() as u64).to_le_bytes());
     hasher.update(&recorded.bytes);
 }
+
+#[cfg(test)]
+mod tests {
+    use events_journal::contract::{self, fixture::tenant};
+    use events_model::Version;
+
+    use super::*;
+
+    fn recorded(position: u64, version: u64, id: &str) -> Recorded {
+        let commit = contract::commit(&tenant("acme"), Version(version), id, 1, 20);
+        Recorded { position: Position(position), bytes: commit.encode().into() }
+    }
+
+    #[test]
+    fn a_version_that_two_owners_decided_and_one_that_nobody_did_are_found() {
+        let mut found = Compared::default();
+        found.follow_on(&recorded(1, 1, "a")).unwrap();
+        found.follow_on(&recorded(2, 2, "b")).unwrap();
+        let twice = found.follow_on(&recorded(3, 2, "c")).unwrap_err().to_string();
+        assert!(twice.contains("two owners decided version 2"), "{twice}");
+        assert!(found.follow_on(&recorded(3, 4, "c")).is_err());
+    }
+
+    #[test]
+    fn a_request_that_is_missing_and_a_commit_that_is_there_twice_are_found() {
+        let acknowledged = BTreeSet::from(["key".to_owned()]);
+        let mut found = Compared::default();
+        assert!(found.holds_once(&acknowledged).is_err());
+        found.follow_on(&recorded(1, 1, &admission_id("key"))).unwrap();
+        found.holds_once(&acknowledged).unwrap();
+        found.follow_on(&recorded(2, 2, &admission_id("key"))).unwrap();
+        assert!(found.holds_once(&acknowledged).is_err());
+    }
+}
