@@ -1,5 +1,5 @@
 //! A decider that panics takes down nothing but its own actor's state.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "tests may panic")]
+#![expect(clippy::unwrap_used, reason = "tests may panic")]
 
 use std::sync::Arc;
 

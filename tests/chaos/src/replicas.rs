@@ -13,6 +13,8 @@ use sha2::{Digest as _, Sha256};
 
 /// Commits that are compared at a time.
 const PAGE: usize = 1_000;
+/// Type of the event that says that a request was admitted.
+const ADMITTED: &str = "freehold.log.v1.RequestAdmitted";
 /// Hexadecimal digits of a SHA-256.
 const DIGEST_LEN: usize = 64;
 
@@ -72,7 +74,7 @@ impl Compared {
         self.commits += 1;
         let key = commit.commit_id.strip_prefix("admit/idem-").and_then(|rest| rest.get(..DIGEST_LEN));
         let kind = commit.events().next().transpose()?.map(|event| event.payload.kind);
-        if let Some(key) = key.filter(|_| kind == Some("freehold.log.v1.RequestAdmitted")) {
+        if let Some(key) = key.filter(|_| kind == Some(ADMITTED)) {
             self.admitted.entry(key.to_owned()).or_default().push(commit.episode_id);
         }
         if commit.commit_id.starts_with("void/") {
@@ -146,14 +148,28 @@ mod tests {
         assert!(found.follow_on(&recorded(3, 4, "c")).is_err());
     }
 
+    /// An admission under an idempotency key, in an episode of its own.
+    fn admitted(position: u64, number: u32) -> Recorded {
+        let id = format!("admit/idem-{}-{number}", hex(&Sha256::digest(b"key")));
+        let mut commit = contract::commit(&tenant("acme"), Version(position), &id, 1, 20);
+        commit.events[0].payload.kind = ADMITTED;
+        Recorded { position: Position(position), bytes: commit.encode().into() }
+    }
+
     #[test]
-    fn a_request_that_is_missing_and_a_commit_that_is_there_twice_are_found() {
+    fn a_request_that_is_missing_one_that_is_admitted_twice_and_a_commit_that_is_there_twice_are_found() {
         let acknowledged = BTreeSet::from(["key".to_owned()]);
         let mut found = Compared::default();
         assert!(found.holds_once(&acknowledged).is_err());
-        found.follow_on(&recorded(1, 1, &admission_id("key"))).unwrap();
+        let first = admitted(1, 1);
+        found.follow_on(&first).unwrap();
         found.holds_once(&acknowledged).unwrap();
-        found.follow_on(&recorded(2, 2, &admission_id("key"))).unwrap();
+        found.follow_on(&admitted(2, 2)).unwrap();
+        assert!(found.holds_once(&acknowledged).is_err());
+        // One that was made void does not count.
+        found.void.insert(first.view().unwrap().episode_id);
+        found.holds_once(&acknowledged).unwrap();
+        found.follow_on(&admitted(3, 2)).unwrap();
         assert!(found.holds_once(&acknowledged).is_err());
     }
 }
