@@ -156,6 +156,9 @@ impl Region {
         let leader = self.servers.wait_stream_leader(stream)?;
         let led = [LOG.0, LEASES.0].map(|stream| self.servers.stream_leader(stream) == Some(leader));
         let server = self.servers.nodes.get_mut(leader).context("find the leader")?;
+        let report = server.look("/jsz").unwrap_or_default();
+        // Without it no consumer is made until the servers have elected another one.
+        let cluster = if report["meta_cluster"]["leader"] == server.name() { ", and of the cluster" } else { "" };
         server.kill()?;
         let killed = now();
         load.mark();
@@ -181,7 +184,7 @@ impl Region {
             [true, false] => "the log",
             [false, _] => "the leases",
         };
-        let fault = format!("killed the leader of {led}");
+        let fault = format!("killed the leader of {led}{cluster}");
         let parts = vec![("while it was away", silence), ("when it came back", back)];
         Ok(Felt { fault, parts, election: log.zip(leases) })
     }
