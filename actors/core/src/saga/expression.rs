@@ -1,0 +1,502 @@
+//! Expressions: CEL, deterministic and metered.
+//!
+//! Invariants: the same text over the same variables gives the same value or error everywhere; an evaluation ends after
+//! at most `UNITS_MAX` units of work. For that the parsed tree is rewritten: what a loop runs over passes `@range`,
+//! which turns maps into sorted lists and charges every round by the size of its body; what can grow or is compared
+//! passes `@charge`, which charges its size. Only the functions listed here exist: none knows a clock, none allocates
+//! more than its arguments. Deliberately absent: regular expressions, time, user-defined functions.
+
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use cel::{
+    Context, ExecutionError, FunctionContext, IdedExpr,
+    common::{
+        ast::{CallExpr, ComprehensionExpr, EntryExpr, Expr, ListExpr, LiteralValue, MapExpr, operators},
+        types::{CelInt, CelList, CelMap, CelString},
+        value::{CowVal, Val},
+    },
+    objects::{Key, Map},
+    parser::Parser,
+};
+use serde_json::Value;
+
+/// Longest expression, bytes.
+pub const EXPRESSION_BYTES_MAX: usize = 4 * 1024;
+/// Deepest nesting of an expression.
+pub const NESTING_MAX: u16 = 32;
+/// Work of one evaluation, units: about one value visited, or eight bytes of text.
+pub const UNITS_MAX: u64 = 100_000;
+/// Bytes of text that cost a unit.
+const BYTES_PER_UNIT: u64 = 8;
+/// The largest tree, nodes.
+const NODES_MAX: u32 = 4_096;
+
+/// Functions that may be called, besides operators and macros.
+const FUNCTIONS: &[&str] = &["size", "string", "int", "double", "bool", "contains", "startsWith", "endsWith"];
+const COMPARISONS: &[&str] = &[
+    operators::EQUALS,
+    operators::NOT_EQUALS,
+    operators::GREATER,
+    operators::GREATER_EQUALS,
+    operators::LESS,
+    operators::LESS_EQUALS,
+    operators::IN,
+    operators::ADD,
+];
+const OTHER_OPERATORS: &[&str] = &[
+    operators::CONDITIONAL,
+    operators::LOGICAL_AND,
+    operators::LOGICAL_OR,
+    operators::LOGICAL_NOT,
+    operators::SUBSTRACT,
+    operators::MULTIPLY,
+    operators::DIVIDE,
+    operators::MODULO,
+    operators::NEGATE,
+    operators::INDEX,
+    operators::NOT_STRICTLY_FALSE,
+];
+const RANGE: &str = "@range";
+const CHARGE: &str = "@charge";
+
+/// What is wrong with an expression's text.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Invalid {
+    /// What.
+    pub message: String,
+    /// Characters before the place, where it is known.
+    pub offset: u32,
+}
+
+/// Why an expression has no value.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    /// The text is not an expression.
+    #[error("{0}")]
+    Invalid(#[from] Invalid),
+    /// It takes more than `UNITS_MAX`.
+    #[error("it takes more than {UNITS_MAX} units of work")]
+    TooMuch,
+    /// It has no value over these variables.
+    #[error("{0}")]
+    NoValue(String),
+    /// JSON cannot say it.
+    #[error("its value is not one of JSON")]
+    NotJson,
+}
+
+/// What an expression depends on.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Uses {
+    /// Variables, `steps` not among them.
+    pub variables: BTreeSet<String>,
+    /// Steps whose results it names.
+    pub steps: BTreeSet<String>,
+}
+
+/// A parsed and rewritten expression.
+#[derive(Debug)]
+pub struct Expression {
+    root: IdedExpr,
+    /// What it depends on.
+    pub uses: Uses,
+    /// Whether its value is known to be neither true nor false.
+    pub never_bool: bool,
+}
+
+impl Expression {
+    /// Parses a text.
+    ///
+    /// # Errors
+    /// It is no expression, or one that is not allowed.
+    pub fn parse(text: &str) -> Result<Self, Invalid> {
+        if text.len() > EXPRESSION_BYTES_MAX {
+            let message = format!("an expression has at most {EXPRESSION_BYTES_MAX} bytes");
+            return Err(Invalid { message, offset: 0 });
+        }
+        too_deep(text)?;
+        let parser = Parser::new().max_recursion_depth(NESTING_MAX).error_recovery_limit(1);
+        let mut root = parser.parse(text).map_err(|errors| {
+            let first = errors.errors.into_iter().next();
+            let (message, column) = first.map_or_else(Default::default, |error| (error.msg, error.pos.1));
+            let message = message.lines().next().unwrap_or("it is not an expression").to_owned();
+            Invalid { message, offset: u32::try_from(column).unwrap_or(0).saturating_sub(1) }
+        })?;
+        let mut rewriter = Rewriter::default();
+        rewriter.visit(&mut root)?;
+        let never_bool = match &root.expr {
+            Expr::Literal(literal) => !matches!(literal, LiteralValue::Boolean(_)),
+            Expr::Call(call) => call.func_name == CHARGE,
+            Expr::Unspecified
+            | Expr::Comprehension(_)
+            | Expr::Ident(_)
+            | Expr::List(_)
+            | Expr::Map(_)
+            | Expr::Select(_)
+            | Expr::Struct(_) => false,
+        };
+        Ok(Self { root, uses: rewriter.uses, never_bool })
+    }
+
+    /// Evaluates it.
+    ///
+    /// # Errors
+    /// It has no value, or costs too much.
+    pub fn evaluate(&self, variables: impl IntoIterator<Item = (String, Value)>) -> Result<Value, Failure> {
+        let mut context = Context::default();
+        let meter = Arc::new(Meter { left: AtomicU64::new(UNITS_MAX) });
+        let (charging, ranging) = (Arc::clone(&meter), Arc::clone(&meter));
+        let charge: cel_function!() = Box::new(move |context| charging.charge(context));
+        let range: cel_function!() = Box::new(move |context| ranging.range(context));
+        let added = context.add_function(CHARGE, charge).and_then(|()| context.add_function(RANGE, range));
+        added.map_err(|error| Failure::NoValue(error.to_string()))?;
+        for (name, value) in variables {
+            context.add_variable_from_value(name, from_json(value));
+        }
+        let value = cel::Value::resolve(&self.root, &context);
+        // Some operators swallow errors of their operands; a spent budget may not be swallowed.
+        if meter.is_spent() {
+            return Err(Failure::TooMuch);
+        }
+        to_json(value.map_err(|error| Failure::NoValue(shown(&error)))?)
+    }
+}
+
+/// The type that `cel` wants its functions in.
+macro_rules! cel_function {
+    () => {
+        Box<
+            dyn for<'c, 'v> Fn(&mut FunctionContext<'c, 'v>) -> Result<CowVal<'c, 'v>, ExecutionError> + Send + Sync,
+        >
+    };
+}
+use cel_function;
+
+/// Counts brackets, unary operators and conditionals before the parser recurses over them.
+fn too_deep(text: &str) -> Result<(), Invalid> {
+    let (mut depth, mut quote, mut escaped) = (0_u16, None, false);
+    for (offset, letter) in text.chars().enumerate() {
+        match (quote, letter) {
+            (Some(_), '\\') if !escaped => {
+                escaped = true;
+                continue;
+            }
+            (Some(open), letter) if open == letter && !escaped => quote = None,
+            (Some(_), _) => {}
+            (None, '\'' | '"') => quote = Some(letter),
+            (None, '(' | '[' | '{') => depth = depth.saturating_add(1),
+            (None, ')' | ']' | '}') => depth = depth.saturating_sub(1),
+            (None, _) => {}
+        }
+        escaped = false;
+        if depth > NESTING_MAX {
+            let message = format!("an expression nests at most {NESTING_MAX} deep");
+            return Err(Invalid { message, offset: u32::try_from(offset).unwrap_or(u32::MAX) });
+        }
+    }
+    Ok(())
+}
+
+/// An error as a text without values in it: they are long, may be secret, and print in the order of a hash map.
+fn shown(error: &ExecutionError) -> String {
+    let text = if let ExecutionError::NoSuchKey(key) = error {
+        format!("there is no key {key}")
+    } else if let ExecutionError::UndeclaredReference(name) = error {
+        format!("there is no variable {name}")
+    } else if let ExecutionError::NoSuchOverload(_) | ExecutionError::FunctionError { .. } = error {
+        error.to_string()
+    } else if let ExecutionError::DivisionByZero(_) | ExecutionError::RemainderByZero(_) = error {
+        "division by zero".to_owned()
+    } else if let ExecutionError::Overflow(..) = error {
+        "a number is too large".to_owned()
+    } else if let ExecutionError::IndexOutOfBounds(_) = error {
+        "an index is beyond the end of its list".to_owned()
+    } else {
+        "the types do not fit".to_owned()
+    };
+    text.chars().take(200).collect()
+}
+
+#[derive(Default)]
+struct Rewriter {
+    bound: Vec<String>,
+    uses: Uses,
+    nodes: u32,
+}
+
+fn refused<T>(message: String) -> Result<T, Invalid> {
+    Err(Invalid { message, offset: 0 })
+}
+
+fn wrap(expr: &mut IdedExpr, function: &str, weight: Option<u32>) {
+    let id = expr.id;
+    let mut args = vec![std::mem::take(expr)];
+    if let Some(weight) = weight {
+        let weight = LiteralValue::Int(CelInt::from(i64::from(weight)));
+        args.push(IdedExpr { id, expr: Expr::Literal(weight) });
+    }
+    *expr = IdedExpr { id, expr: Expr::Call(CallExpr { func_name: function.to_owned(), target: None, args }) };
+}
+
+impl Rewriter {
+    fn visit(&mut self, expr: &mut IdedExpr) -> Result<(), Invalid> {
+        self.nodes = self.nodes.saturating_add(1);
+        if self.nodes > NODES_MAX {
+            return refused("the expression is too large".to_owned());
+        }
+        match &mut expr.expr {
+            Expr::Literal(LiteralValue::Bytes(_)) => return refused("bytes are not allowed".to_owned()),
+            Expr::Literal(_) => {}
+            Expr::Unspecified => return refused("it is not an expression".to_owned()),
+            Expr::Struct(_) => return refused("there are no message types".to_owned()),
+            Expr::Ident(name) => self.ident(&name.clone())?,
+            Expr::Select(select) => {
+                if is_free(&select.operand, "steps") && !self.bound.iter().any(|name| name == "steps") {
+                    self.uses.steps.insert(select.field.clone());
+                } else {
+                    self.visit(&mut select.operand)?;
+                }
+            }
+            Expr::List(list) => {
+                self.list(list)?;
+                wrap(expr, CHARGE, None);
+            }
+            Expr::Map(map) => {
+                self.map(map)?;
+                wrap(expr, CHARGE, None);
+            }
+            Expr::Call(call) => {
+                let grows = self.call(call)?;
+                if grows {
+                    wrap(expr, CHARGE, None);
+                }
+            }
+            Expr::Comprehension(comprehension) => self.comprehension(comprehension)?,
+        }
+        Ok(())
+    }
+
+    fn ident(&mut self, name: &str) -> Result<(), Invalid> {
+        if self.bound.iter().any(|bound| bound == name) || name.starts_with('@') {
+            return Ok(());
+        }
+        if name == "steps" {
+            return refused("name the step: steps.<id>".to_owned());
+        }
+        self.uses.variables.insert(name.to_owned());
+        Ok(())
+    }
+
+    fn list(&mut self, list: &mut ListExpr) -> Result<(), Invalid> {
+        if !list.optional_indices.is_empty() {
+            return refused("optional elements are not allowed".to_owned());
+        }
+        list.elements.iter_mut().try_for_each(|element| self.visit(element))
+    }
+
+    fn map(&mut self, map: &mut MapExpr) -> Result<(), Invalid> {
+        for entry in &mut map.entries {
+            match &mut entry.expr {
+                EntryExpr::MapEntry(entry) if !entry.optional => {
+                    self.visit(&mut entry.key)?;
+                    self.visit(&mut entry.value)?;
+                }
+                EntryExpr::MapEntry(_) | EntryExpr::StructField(_) => {
+                    return refused("optional entries are not allowed".to_owned());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns whether the result can be larger than the arguments.
+    fn call(&mut self, call: &mut CallExpr) -> Result<bool, Invalid> {
+        let name = call.func_name.as_str();
+        let function = FUNCTIONS.contains(&name);
+        let charged = function || COMPARISONS.contains(&name);
+        if !charged && !OTHER_OPERATORS.contains(&name) {
+            return refused(format!("there is no function {name}"));
+        }
+        let grows = name == operators::ADD || name == "string";
+        for operand in call.target.as_deref_mut().into_iter().chain(&mut call.args) {
+            self.visit(operand)?;
+            if charged && !matches!(operand.expr, Expr::Literal(_)) {
+                wrap(operand, CHARGE, None);
+            }
+        }
+        Ok(grows)
+    }
+
+    fn comprehension(&mut self, loops: &mut ComprehensionExpr) -> Result<(), Invalid> {
+        if loops.iter_var2.is_some() {
+            return refused("a loop has one variable".to_owned());
+        }
+        self.visit(&mut loops.iter_range)?;
+        let before = self.nodes;
+        self.bound.push(loops.iter_var.clone());
+        self.step(&mut loops.loop_step, &loops.accu_var)?;
+        self.bound.pop();
+        // Each round costs what its body has of nodes.
+        let weight = self.nodes.saturating_sub(before).saturating_add(4);
+        wrap(&mut loops.iter_range, RANGE, Some(weight));
+        Ok(())
+    }
+
+    /// The step of a loop that a macro made: its own shape stays, or the interpreter would copy the list each round.
+    fn step(&mut self, step: &mut IdedExpr, accumulator: &str) -> Result<(), Invalid> {
+        let Expr::Call(call) = &mut step.expr else { return self.visit(step) };
+        for operand in &mut call.args {
+            match &mut operand.expr {
+                Expr::Ident(name) if name == accumulator => {}
+                Expr::List(list) if call.func_name == operators::ADD => {
+                    for element in &mut list.elements {
+                        self.visit(element)?;
+                        wrap(element, CHARGE, None);
+                    }
+                }
+                Expr::Call(inner) if inner.args.first().is_some_and(|first| is_free(first, accumulator)) => {
+                    self.step(operand, accumulator)?;
+                }
+                Expr::Unspecified
+                | Expr::Call(_)
+                | Expr::Comprehension(_)
+                | Expr::Ident(_)
+                | Expr::List(_)
+                | Expr::Literal(_)
+                | Expr::Map(_)
+                | Expr::Select(_)
+                | Expr::Struct(_) => self.visit(operand)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+fn is_free(expr: &IdedExpr, wanted: &str) -> bool {
+    matches!(&expr.expr, Expr::Ident(name) if name == wanted)
+}
+
+struct Meter {
+    left: AtomicU64,
+}
+
+impl Meter {
+    fn is_spent(&self) -> bool {
+        self.left.load(Ordering::Relaxed) == 0
+    }
+
+    fn spend(&self, units: u64) -> Result<(), ExecutionError> {
+        let left = self.left.load(Ordering::Relaxed).saturating_sub(units);
+        self.left.store(left, Ordering::Relaxed);
+        if left == 0 { Err(ExecutionError::function_error("limit", Failure::TooMuch)) } else { Ok(()) }
+    }
+
+    fn charge<'c, 'v>(&self, context: &mut FunctionContext<'c, 'v>) -> Result<CowVal<'c, 'v>, ExecutionError> {
+        let value = context.args.pop().ok_or_else(ExecutionError::missing_argument_or_target)?;
+        self.spend(measure(&*value, self.left.load(Ordering::Relaxed)))?;
+        Ok(value)
+    }
+
+    fn range<'c, 'v>(&self, context: &mut FunctionContext<'c, 'v>) -> Result<CowVal<'c, 'v>, ExecutionError> {
+        let missing = ExecutionError::missing_argument_or_target;
+        let weight = context.args.pop().ok_or_else(missing)?;
+        let weight = weight.downcast_ref::<CelInt>().and_then(|weight| u64::try_from(*weight.inner()).ok());
+        let range = context.args.pop().ok_or_else(missing)?;
+        let rounds = |len: usize| u64::try_from(len).unwrap_or(u64::MAX).saturating_mul(weight.unwrap_or(1));
+        if let Some(list) = range.downcast_ref::<CelList<'_>>() {
+            self.spend(rounds(list.inner().len()))?;
+            return Ok(range);
+        }
+        let Some(map) = range.downcast_ref::<CelMap<'_>>() else {
+            return Err(context.error("a loop runs over a list or a map"));
+        };
+        self.spend(rounds(map.inner().len()))?;
+        let mut keys: Vec<String> = Vec::with_capacity(map.inner().len());
+        for key in map.inner().keys() {
+            match key.inner().downcast_ref::<CelString<'_>>() {
+                Some(key) => keys.push(key.inner().to_owned()),
+                None => return Err(context.error("a loop runs over maps whose keys are texts")),
+            }
+        }
+        keys.sort_unstable();
+        let keys: Vec<Box<dyn Val + 'v>> =
+            keys.into_iter().map(|key| Box::new(CelString::from(key)) as Box<dyn Val + 'v>).collect();
+        Ok(CowVal::owned(CelList::from(keys)))
+    }
+}
+
+/// The size of a value in units; counting ends where the budget does.
+fn measure(value: &dyn Val, most: u64) -> u64 {
+    if let Some(text) = value.downcast_ref::<CelString<'_>>() {
+        let bytes = u64::try_from(text.inner().len()).unwrap_or(u64::MAX);
+        return bytes.checked_div(BYTES_PER_UNIT).unwrap_or(bytes).saturating_add(1);
+    }
+    let mut sum = 1_u64;
+    if let Some(list) = value.downcast_ref::<CelList<'_>>() {
+        for element in list.inner() {
+            sum = sum.saturating_add(measure(element.as_ref(), most.saturating_sub(sum)));
+            if sum >= most {
+                break;
+            }
+        }
+    } else if let Some(map) = value.downcast_ref::<CelMap<'_>>() {
+        // The sum does not depend on the order; where it is cut, the evaluation fails either way.
+        for (key, value) in map.inner() {
+            let left = most.saturating_sub(sum);
+            sum = sum.saturating_add(measure(key.inner(), left)).saturating_add(measure(value.as_ref(), left));
+            if sum >= most {
+                break;
+            }
+        }
+    }
+    sum
+}
+
+fn from_json(value: Value) -> cel::Value {
+    match value {
+        Value::Null => cel::Value::Null,
+        Value::Bool(value) => cel::Value::Bool(value),
+        Value::Number(number) => match number.as_i64() {
+            Some(whole) => cel::Value::Int(whole),
+            None => cel::Value::Float(number.as_f64().unwrap_or_default()),
+        },
+        Value::String(text) => cel::Value::String(Arc::new(text)),
+        Value::Array(values) => cel::Value::List(Arc::new(values.into_iter().map(from_json).collect())),
+        Value::Object(entries) => {
+            let entry = |(key, value)| (Key::String(Arc::new(key)), from_json(value));
+            cel::Value::Map(Map { map: Arc::new(entries.into_iter().map(entry).collect()) })
+        }
+    }
+}
+
+fn to_json(value: cel::Value) -> Result<Value, Failure> {
+    match value {
+        cel::Value::Null => Ok(Value::Null),
+        cel::Value::Bool(value) => Ok(Value::Bool(value)),
+        cel::Value::Int(value) => Ok(Value::from(value)),
+        cel::Value::UInt(value) => i64::try_from(value).map(Value::from).map_err(|_| Failure::NotJson),
+        cel::Value::Float(value) => {
+            serde_json::Number::from_f64(value).map(Value::Number).ok_or(Failure::NotJson)
+        }
+        cel::Value::String(text) => Ok(Value::String(text.as_str().to_owned())),
+        cel::Value::List(values) => values.iter().cloned().map(to_json).collect::<Result<_, _>>().map(Value::Array),
+        cel::Value::Map(entries) => {
+            let entry = |(key, value): (&Key, &cel::Value)| match key {
+                Key::String(key) => Ok((key.as_str().to_owned(), to_json(value.clone())?)),
+                Key::Int(_) | Key::Uint(_) | Key::Bool(_) => Err(Failure::NotJson),
+            };
+            // The order of this iteration is the hash map's; a `serde_json` map is sorted.
+            entries.map.iter().map(entry).collect::<Result<_, _>>().map(Value::Object)
+        }
+        cel::Value::Function(..) | cel::Value::Bytes(_) | cel::Value::Opaque(_) | cel::Value::Struct(_) => {
+            Err(Failure::NotJson)
+        }
+    }
+}
