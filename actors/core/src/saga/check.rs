@@ -62,11 +62,12 @@ pub(super) fn check(definition: &Definition, reader: &mut Reader) {
 
 /// A saga that starts itself, through others or not, among some definitions; `None` = there is none.
 pub fn cycle<'d>(definitions: impl IntoIterator<Item = &'d Definition>) -> Option<Vec<String>> {
-    let graph: BTreeMap<&str, BTreeSet<&str>> = definitions.into_iter().fold(BTreeMap::new(), |mut graph, definition| {
-        let children = definition.children().map(|(name, _)| name);
-        graph.entry(definition.name.as_str()).or_insert_with(BTreeSet::new).extend(children);
-        graph
-    });
+    let graph: BTreeMap<&str, BTreeSet<&str>> =
+        definitions.into_iter().fold(BTreeMap::new(), |mut graph, definition| {
+            let children = definition.children().map(|(name, _)| name);
+            graph.entry(definition.name.as_str()).or_insert_with(BTreeSet::new).extend(children);
+            graph
+        });
     // What starts nothing that is left is on no cycle; what cannot be taken away is on one, or leads to one.
     let mut left = graph.clone();
     loop {
@@ -216,7 +217,8 @@ impl Checker<'_> {
             match self.definition.by_result(name) {
                 None => self.reader.find(at, format!("there is no step {}", cut(name))),
                 Some(step) if !self.is_visible(step, site) => {
-                    self.reader.find(at, format!("the outcome of {} is not there yet, or is another branch's", cut(name)));
+                    self.reader
+                        .find(at, format!("the outcome of {} is not there yet, or is another branch's", cut(name)));
                 }
                 Some(_) => {}
             }
@@ -257,9 +259,11 @@ impl Checker<'_> {
         {
             return false;
         }
-        chain.get(shared..).unwrap_or_default().iter().all(|(step, _)| {
-            !matches!(self.definition.step(*step).map(|step| &step.kind), Some(Kind::Each { .. }))
-        })
+        chain
+            .get(shared..)
+            .unwrap_or_default()
+            .iter()
+            .all(|(step, _)| !matches!(self.definition.step(*step).map(|step| &step.kind), Some(Kind::Each { .. })))
     }
 }
 
@@ -268,7 +272,8 @@ pub(super) fn bare(text: &str) -> &str {
     text.strip_prefix("${").and_then(|text| text.strip_suffix('}')).unwrap_or(text)
 }
 
-/// A place inside a text, as far as it can be known: right on the first line of a plain or quoted text.
+/// A place inside a text; of a block of lines, where it begins.
 fn shifted(node: &Node, offset: u32) -> Place {
-    Place { column: node.at.column.saturating_add(offset), ..node.at }
+    let column = |inset: u32| node.at.column.saturating_add(inset).saturating_add(offset);
+    Place { column: node.inset.map_or(node.at.column, column), ..node.at }
 }

@@ -59,7 +59,8 @@ impl Draft {
     /// An attempt to undo a step failed.
     pub(super) fn undo_failed(&mut self, path: &StepPath, flying: &Attempt, kind: String, message: &str) {
         let definition = self.state.definition().cloned();
-        let undo = definition.as_ref().and_then(|read| read.step(flying.step)).and_then(|step| step.compensate.as_ref());
+        let undo =
+            definition.as_ref().and_then(|read| read.step(flying.step)).and_then(|step| step.compensate.as_ref());
         let done = self.state.done.iter().find(|done| done.path == *path);
         let forgiven = done.map_or(0, |done| done.forgiven);
         let tried = flying.attempt.saturating_sub(forgiven);

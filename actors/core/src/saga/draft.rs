@@ -278,7 +278,8 @@ impl Draft {
         let definition = self.state.definition().cloned();
         let retry = definition.as_ref().and_then(|read| read.step(flying.step)).map(|step| &step.retry);
         let fault = (kind, cut(message));
-        match retry.filter(|_| !flying.abandoned).and_then(|retry| self.retry_at(retry, path, flying.attempt, &fault.0)) {
+        match retry.filter(|_| !flying.abandoned).and_then(|retry| self.retry_at(retry, path, flying.attempt, &fault.0))
+        {
             Some(retry_at) => {
                 let (path, attempt, at) = (path.clone(), flying.attempt, self.now);
                 let (kind, message) = fault;
@@ -315,14 +316,7 @@ impl Draft {
 
     pub(super) fn fail_step(&mut self, path: &StepPath, attempt: u32, (kind, message): Fault, cost: NanoUsd) {
         let (at, failed) = (self.now, path.clone());
-        self.push(Event::StepFailed {
-            path: failed,
-            attempt,
-            kind: kind.clone(),
-            message: message.clone(),
-            cost,
-            at,
-        });
+        self.push(Event::StepFailed { path: failed, attempt, kind: kind.clone(), message: message.clone(), cost, at });
         self.unwind(Cause::StepFailed, path.clone(), kind, message);
     }
 
@@ -349,8 +343,13 @@ impl Draft {
             self.cut(Limit::WallTime);
         }
         let now = self.now;
-        let late: Vec<StepPath> =
-            self.state.attempts.iter().filter(|(_, flying)| flying.deadline <= now).map(|(path, _)| path.clone()).collect();
+        let late: Vec<StepPath> = self
+            .state
+            .attempts
+            .iter()
+            .filter(|(_, flying)| flying.deadline <= now)
+            .map(|(path, _)| path.clone())
+            .collect();
         for path in late {
             if self.events.len() >= EVENTS_MAX {
                 return;

@@ -363,8 +363,7 @@ impl State {
     fn item_started(&mut self, path: &StepPath, index: u32) {
         let Some(frame) = self.frames.get(&split_step(path).0) else { return };
         let Some(step) = self.at(frame) else { return };
-        let Some(Kind::Each { block, .. }) =
-            self.definition().and_then(|read| read.step(step)).map(|step| &step.kind)
+        let Some(Kind::Each { block, .. }) = self.definition().and_then(|read| read.step(step)).map(|step| &step.kind)
         else {
             return;
         };

@@ -28,8 +28,12 @@ use serde_json::Value;
 
 /// Longest expression, bytes.
 pub const EXPRESSION_BYTES_MAX: usize = 4 * 1024;
-/// Deepest nesting of an expression.
+/// Deepest nesting of brackets in an expression.
 pub const NESTING_MAX: u16 = 32;
+/// What the parser allows itself: more than `too_deep` lets through.
+const RECURSION_MAX: u16 = 1_024;
+/// Most operators, brackets and dots of an expression: its tree is at most so deep, and walks over it recurse.
+pub const OPERATORS_LEN_MAX: u32 = 160;
 /// Work of one evaluation, units: about one value visited, or eight bytes of text.
 pub const UNITS_MAX: u64 = 100_000;
 /// Bytes of text that cost a unit.
@@ -122,11 +126,11 @@ impl Expression {
             return Err(Invalid { message, offset: 0 });
         }
         too_deep(text)?;
-        let parser = Parser::new().max_recursion_depth(NESTING_MAX).error_recovery_limit(1);
+        let parser = Parser::new().max_recursion_depth(RECURSION_MAX).error_recovery_limit(1);
         let mut root = parser.parse(text).map_err(|errors| {
             let first = errors.errors.into_iter().next();
             let (message, column) = first.map_or_else(Default::default, |error| (error.msg, error.pos.1));
-            let message = message.lines().next().unwrap_or("it is not an expression").to_owned();
+            let message = message.lines().next().unwrap_or("it is not an expression").chars().take(120).collect();
             Invalid { message, offset: u32::try_from(column).unwrap_or(0).saturating_sub(1) }
         })?;
         let mut rewriter = Rewriter::default();
@@ -179,10 +183,18 @@ macro_rules! cel_function {
 }
 use cel_function;
 
-/// Counts brackets, unary operators and conditionals before the parser recurses over them.
+/// Counts what can make a tree deep before the parser, which recurses over it, sees it: brackets that nest, and all
+/// operators (also `in`), dots and brackets, which chain.
 fn too_deep(text: &str) -> Result<(), Invalid> {
-    let (mut depth, mut quote, mut escaped) = (0_u16, None, false);
-    for (offset, letter) in text.chars().enumerate() {
+    let (mut depth, mut operators, mut quote, mut escaped) = (0_u16, 0_u32, None, false);
+    let mut word = String::new();
+    for (offset, letter) in text.chars().chain([' ']).enumerate() {
+        if letter.is_alphanumeric() || letter == '_' {
+            word.push(letter);
+        } else {
+            operators = operators.saturating_add(u32::from(quote.is_none() && word == "in"));
+            word.clear();
+        }
         match (quote, letter) {
             (Some(_), '\\') if !escaped => {
                 escaped = true;
@@ -191,14 +203,24 @@ fn too_deep(text: &str) -> Result<(), Invalid> {
             (Some(open), letter) if open == letter && !escaped => quote = None,
             (Some(_), _) => {}
             (None, '\'' | '"') => quote = Some(letter),
-            (None, '(' | '[' | '{') => depth = depth.saturating_add(1),
+            (None, '(' | '[' | '{') => {
+                depth = depth.saturating_add(1);
+                operators = operators.saturating_add(1);
+            }
             (None, ')' | ']' | '}') => depth = depth.saturating_sub(1),
+            (None, '+' | '-' | '*' | '/' | '%' | '!' | '<' | '>' | '=' | '&' | '|' | '?' | '.') => {
+                operators = operators.saturating_add(1);
+            }
             (None, _) => {}
         }
         escaped = false;
+        let offset = u32::try_from(offset).unwrap_or(u32::MAX);
         if depth > NESTING_MAX {
-            let message = format!("an expression nests at most {NESTING_MAX} deep");
-            return Err(Invalid { message, offset: u32::try_from(offset).unwrap_or(u32::MAX) });
+            return Err(Invalid { message: format!("an expression nests at most {NESTING_MAX} deep"), offset });
+        }
+        if operators > OPERATORS_LEN_MAX {
+            let message = format!("an expression has at most {OPERATORS_LEN_MAX} operators, brackets and dots");
+            return Err(Invalid { message, offset });
         }
     }
     Ok(())
@@ -482,9 +504,7 @@ fn to_json(value: cel::Value) -> Result<Value, Failure> {
         cel::Value::Bool(value) => Ok(Value::Bool(value)),
         cel::Value::Int(value) => Ok(Value::from(value)),
         cel::Value::UInt(value) => i64::try_from(value).map(Value::from).map_err(|_| Failure::NotJson),
-        cel::Value::Float(value) => {
-            serde_json::Number::from_f64(value).map(Value::Number).ok_or(Failure::NotJson)
-        }
+        cel::Value::Float(value) => serde_json::Number::from_f64(value).map(Value::Number).ok_or(Failure::NotJson),
         cel::Value::String(text) => Ok(Value::String(text.as_str().to_owned())),
         cel::Value::List(values) => values.iter().cloned().map(to_json).collect::<Result<_, _>>().map(Value::Array),
         cel::Value::Map(entries) => {

@@ -281,9 +281,7 @@ fn apply(draft: &mut Draft, command: &Command) -> Result<(), Rejection> {
         Command::Cancel { reason } => unwind(draft, Cause::Cancelled, "cancelled", reason),
         Command::Compensate { reason } => unwind(draft, Cause::Operator, "operator", reason),
         Command::SucceedStep { path, attempt, output, cost } => succeed(draft, path, *attempt, output, *cost),
-        Command::FailStep { path, attempt, kind, message, cost } => {
-            fail(draft, path, *attempt, (kind, message), *cost)
-        }
+        Command::FailStep { path, attempt, kind, message, cost } => fail(draft, path, *attempt, (kind, message), *cost),
         Command::Wake => {
             if Saga::next_deadline(&draft.state).is_none_or(|deadline| deadline > at) {
                 return Err(Rejection::NothingDue);
@@ -346,7 +344,8 @@ fn signal(draft: &mut Draft, name: &str, payload: &Json) -> Result<(), Rejection
     if !reader::is_name(name) || name.len() > reader::NAME_BYTES_MAX {
         return Err(Rejection::Invalid("a signal has a name of letters, digits, _ and -".to_owned()));
     }
-    if payload.as_str().len() > OUTPUT_BYTES_MAX || serde_json::from_str::<serde_json::Value>(payload.as_str()).is_err() {
+    if payload.as_str().len() > OUTPUT_BYTES_MAX || serde_json::from_str::<serde_json::Value>(payload.as_str()).is_err()
+    {
         return Err(Rejection::Invalid(format!("a payload is JSON of at most {OUTPUT_BYTES_MAX} bytes")));
     }
     if draft.state.signals.len() >= SIGNALS_LEN_MAX {
@@ -440,7 +439,9 @@ fn migrate(draft: &mut Draft, definition: &Json) -> Result<(), Rejection> {
     if old.name != new.name {
         return Err(Rejection::Invalid(format!("the saga runs {}, not {}", old.name, new.name)));
     }
-    if let Some(model) = start::models(&new).iter().find(|model| !draft.state.prices.iter().any(|price| price.model == **model)) {
+    if let Some(model) =
+        start::models(&new).iter().find(|model| !draft.state.prices.iter().any(|price| price.model == **model))
+    {
         return Err(Rejection::NoPrice((*model).to_owned()));
     }
     migrate::find(&draft.state, &old, &new).map_err(|path| Rejection::NoPlace(path.to_string()))?;

@@ -211,9 +211,9 @@ impl Site<'_> {
                     Some(node) => self.render(node)?,
                     None => Value::Array(Vec::new()),
                 };
-                let names = assignees.as_array().map(|names| {
-                    names.iter().map(|name| name.as_str().map(str::to_owned)).collect::<Option<Vec<_>>>()
-                });
+                let names = assignees
+                    .as_array()
+                    .map(|names| names.iter().map(|name| name.as_str().map(str::to_owned)).collect::<Option<Vec<_>>>());
                 let names = names.flatten();
                 let names = names.ok_or_else(|| (EXPRESSION.to_owned(), "assignees must be texts".to_owned()))?;
                 Ok((Request::Approve { title: self.text(title)?, assignees: names }, nothing))
@@ -284,8 +284,8 @@ impl Site<'_> {
         let Some(rate) = of(&tier).or_else(|| of("")) else {
             return Err(("no_price".to_owned(), format!("{model} has no price")));
         };
-        let cost = price::line(prompt, rate.input_per_mtok)
-            .plus(price::line(Tokens(most.into()), rate.output_per_mtok));
+        let cost =
+            price::line(prompt, rate.input_per_mtok).plus(price::line(Tokens(most.into()), rate.output_per_mtok));
         let temperature = self.optional(temperature)?;
         Ok((Request::Model { model: model.to_owned(), messages, max_tokens: most, temperature, tier }, cost))
     }

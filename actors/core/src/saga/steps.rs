@@ -4,9 +4,9 @@ use events_model::{DurationUs, NanoUsd};
 
 use super::{
     definition::{
-        ATTEMPTS_MAX, BRANCHES_LEN_MAX, BUDGET_MAX, BlockIndex, Compensation, ITEMS_IN_PARALLEL_MAX, ITEMS_LEN_MAX, Join, Kind,
-        OnTimeout, Position, Retry, STEP_DEPTH_MAX, STEPS_LEN_MAX, Step, StepIndex, TIMEOUT_MAX, TOKENS_MAX, Until,
-        WAIT_MAX,
+        ATTEMPTS_MAX, BRANCHES_LEN_MAX, BUDGET_MAX, BlockIndex, Compensation, ITEMS_IN_PARALLEL_MAX, ITEMS_LEN_MAX,
+        Join, Kind, OnTimeout, Position, Retry, STEP_DEPTH_MAX, STEPS_LEN_MAX, Step, StepIndex, TIMEOUT_MAX,
+        TOKENS_MAX, Until, WAIT_MAX,
     },
     parse::TEXT_BYTES_MAX,
     reader::Reader,
@@ -18,8 +18,26 @@ const KINDS: &[&str] = &[
     "fail",
 ];
 const STEP_KEYS: &[&str] = &[
-    "id", "name", "if", "timeout", "retry", "compensate", "result", "model", "http", "append", "notify", "approve",
-    "wait", "signal", "saga", "parallel", "choice", "each", "set", "fail",
+    "id",
+    "name",
+    "if",
+    "timeout",
+    "retry",
+    "compensate",
+    "result",
+    "model",
+    "http",
+    "append",
+    "notify",
+    "approve",
+    "wait",
+    "signal",
+    "saga",
+    "parallel",
+    "choice",
+    "each",
+    "set",
+    "fail",
 ];
 const COMPENSATION_KEYS: &[&str] = &["timeout", "retry", "http", "append", "notify", "saga"];
 const ON_TIMEOUT: &[(&str, OnTimeout)] = &[("fail", OnTimeout::Fail), ("continue", OnTimeout::Continue)];
@@ -68,13 +86,7 @@ impl Steps {
         index
     }
 
-    fn step(
-        &mut self,
-        node: &Node,
-        parent: Option<(StepIndex, u32)>,
-        depth: usize,
-        reader: &mut Reader,
-    ) -> StepIndex {
+    fn step(&mut self, node: &Node, parent: Option<(StepIndex, u32)>, depth: usize, reader: &mut Reader) -> StepIndex {
         reader.map(node, "a step", STEP_KEYS);
         let index = u32::try_from(self.steps.len()).unwrap_or(u32::MAX);
         let id = reader.required(node, "a step", "id").map(|node| reader.name(node, "id")).unwrap_or_default();
@@ -94,7 +106,8 @@ impl Steps {
         });
         let kind = self.kind(node, "a step", KINDS, index, depth, reader);
         if let Some(step) = usize::try_from(index).ok().and_then(|index| self.steps.get_mut(index)) {
-            let bounded = matches!(kind, Kind::Model { .. } | Kind::Http { .. } | Kind::Append { .. } | Kind::Notify { .. });
+            let bounded =
+                matches!(kind, Kind::Model { .. } | Kind::Http { .. } | Kind::Append { .. } | Kind::Notify { .. });
             if bounded && step.timeout.is_some_and(|timeout| timeout > TIMEOUT_MAX) {
                 reader.find(node.at, "a step that waits for a machine has a timeout of at most 3600s");
             }
@@ -242,7 +255,8 @@ fn retry(node: &Node, default: Retry, reader: &mut Reader) -> Retry {
             "max" => retry.max = reader.duration(node, "max", WAIT_MAX),
             "factor" => retry.factor = reader.whole(node, "factor", 1, 10),
             "not" => {
-                retry.not = reader.list(node, "not", BRANCHES_LEN_MAX).iter().map(|node| reader.name(node, "a kind")).collect();
+                retry.not =
+                    reader.list(node, "not", BRANCHES_LEN_MAX).iter().map(|node| reader.name(node, "a kind")).collect();
             }
             _ => {}
         }

@@ -162,11 +162,9 @@ fn render_text(text: &str, evaluate: &mut impl FnMut(&str) -> Result<Value, Fail
             Part::Plain(plain) => rendered.push_str(plain),
             Part::Expression { text, .. } => match value_of(text)? {
                 Value::String(text) => rendered.push_str(&text),
-                value @ (Value::Null
-                | Value::Bool(_)
-                | Value::Number(_)
-                | Value::Array(_)
-                | Value::Object(_)) => rendered.push_str(&value.to_string()),
+                value @ (Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_)) => {
+                    rendered.push_str(&value.to_string())
+                }
             },
         }
         if rendered.len() > RENDERED_BYTES_MAX {

@@ -47,6 +47,8 @@ pub struct Node {
     pub content: Content,
     /// Where it begins.
     pub at: Place,
+    /// How many characters of it are before its text, a quote at most; `None` = its lines are not those of the text.
+    pub inset: Option<u32>,
 }
 
 /// A value.
@@ -110,7 +112,7 @@ impl Node {
                     .collect(),
             ),
         };
-        Self { content, at: Place::default() }
+        Self { content, at: Place::default(), inset: None }
     }
 
     /// The value under a key of a map.
@@ -160,14 +162,12 @@ pub fn read(text: &str) -> Result<Node, Finding> {
     options.set_emit_comments(false);
     let mut builder = Builder::default();
     for event in Parser::new_from_str_with_options(text, options) {
-        let (event, span) =
-            event.map_err(|error| Finding { at: place(error.marker()), message: error.info() })?;
+        let (event, span) = event.map_err(|error| Finding { at: place(error.marker()), message: error.info() })?;
         builder.take(event, place(&span.start))?;
     }
-    builder.root.ok_or_else(|| Finding {
-        at: Place { line: 1, column: 1 },
-        message: "there is nothing in it".to_owned(),
-    })
+    builder
+        .root
+        .ok_or_else(|| Finding { at: Place { line: 1, column: 1 }, message: "there is nothing in it".to_owned() })
 }
 
 fn place(marker: &Marker) -> Place {
@@ -201,14 +201,14 @@ impl Builder {
             | Event::SequenceStart(_, _, Some(_))
             | Event::MappingStart(_, _, Some(_)) => refuse("tags are not allowed"),
             Event::Scalar(text, style, ..) => {
-                let content = match style {
-                    ScalarStyle::Plain => plain(&text),
-                    ScalarStyle::SingleQuoted
-                    | ScalarStyle::DoubleQuoted
-                    | ScalarStyle::Literal
-                    | ScalarStyle::Folded => Content::Text(text.into_owned()),
+                let (content, inset) = match style {
+                    ScalarStyle::Plain => (plain(&text), Some(0)),
+                    ScalarStyle::SingleQuoted | ScalarStyle::DoubleQuoted => {
+                        (Content::Text(text.into_owned()), Some(1))
+                    }
+                    ScalarStyle::Literal | ScalarStyle::Folded => (Content::Text(text.into_owned()), None),
                 };
-                self.add(Node { content, at })
+                self.add(Node { content, at, inset })
             }
             Event::SequenceStart(..) => self.open(Content::List(Vec::new()), at),
             Event::MappingStart(..) => self.open(Content::Map(Vec::new()), at),
@@ -229,7 +229,7 @@ impl Builder {
         if let Some(Open { node: Node { content: Content::Map(_), .. }, key: None }) = self.stack.last() {
             return Err(Finding { at, message: "a key must be a text".to_owned() });
         }
-        self.stack.push(Open { node: Node { content, at }, key: None });
+        self.stack.push(Open { node: Node { content, at, inset: None }, key: None });
         Ok(())
     }
 

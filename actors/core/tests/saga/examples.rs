@@ -1,5 +1,4 @@
 //! The example definitions pass the three tests of every saga.
-#![expect(clippy::unwrap_used, reason = "tests may panic")]
 
 use std::{fs, path::Path};
 
