@@ -175,6 +175,13 @@ pub(super) const IMPURE_NAMES: &[(&str, &str)] = &[
     ("RwLock", "shared state"),
 ];
 
+/// Names that may occur in one file of a pure crate all the same: file, name, why.
+pub(super) const IMPURE_ALLOWED: &[(&str, &str, &str)] = &[(
+    "actors/core/src/saga/meter.rs",
+    "AtomicU64",
+    "`cel` wants the functions it calls `Sync`; the counter lives for one evaluation in one thread",
+)];
+
 /// Modules of `std` that may not occur in a pure crate.
 pub(super) const IMPURE_STD: &[(&str, &str)] = &[
     ("env", "the environment"),

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use events_model::{
     NanoUsd, TimestampUs,
-    saga::{Event, Json, StepPath},
+    saga::{Cause, Event, Json, StepPath},
 };
 
 use super::{
@@ -49,21 +49,10 @@ impl State {
                 self.changed_at = *at;
                 self.succeeded(path, *attempt, output, *cost);
             }
-            Event::StepSkipped { path } => {
-                self.count();
-                self.step_ended(path, None);
-            }
+            Event::StepSkipped { path } => self.skipped(path),
             Event::AttemptFailed { path, attempt, kind, cost, retry_at, at, .. } => {
                 self.changed_at = *at;
-                let taken = self.settle(path, *cost);
-                if let Some(undone) = compensated_step(path) {
-                    if let Some(done) = self.done.iter_mut().find(|done| done.path == undone) {
-                        done.not_before = *retry_at;
-                    }
-                    return;
-                }
-                self.note_unknown(path, kind, taken);
-                self.set_current(path, Current::Backoff { attempt: *attempt, until: *retry_at });
+                self.attempt_failed(path, *attempt, kind, *cost, *retry_at);
             }
             Event::StepFailed { path, kind, cost, at, .. } => {
                 self.changed_at = *at;
@@ -85,19 +74,11 @@ impl State {
             }
             Event::SignalConsumed { path, name, at } => {
                 self.changed_at = *at;
-                let oldest = self.signals.iter().position(|(found, _)| found == name);
-                let payload = oldest.and_then(|oldest| self.signals.remove(oldest)).map(|(_, payload)| payload);
-                if !matches!(self.current(path), Some(Current::Waiting { .. })) {
-                    self.count();
-                }
-                self.step_ended(path, Some(&payload.unwrap_or_else(|| "null".into())));
+                self.signal_consumed(path, name);
             }
             Event::BranchesStarted { path, branches } => self.branches_started(path, branches),
             Event::ItemsFound { path, items } => {
-                self.count();
-                let items = value(items);
-                let items = items.as_array().map_or(&[][..], Vec::as_slice).iter().map(super::tree::compact).collect();
-                self.set_current(path, Current::Items { items, begun: 0, ended: BTreeMap::new() });
+                self.items_found(path, items);
             }
             Event::ItemStarted { path, index } => self.item_started(path, *index),
             Event::BranchEnded { path } => self.branch_ended(path),
@@ -105,11 +86,7 @@ impl State {
             Event::LoopCut { at, .. } => self.changed_at = *at,
             Event::UnwindingStarted { cause, path, kind, message, at } => {
                 self.changed_at = *at;
-                let (path, kind, message) = (path.clone(), kind.clone(), message.clone());
-                self.phase = Phase::Unwinding { cause: *cause, path, kind, message };
-                self.frames.clear();
-                self.signals.clear();
-                self.abandon(|_| true);
+                self.unwinding(*cause, path, kind, message);
             }
             Event::CompensationStarted { .. }
             | Event::StepCompensated { .. }
@@ -131,19 +108,7 @@ impl State {
         match event {
             Event::CompensationStarted { path, attempt, request, deadline, at } => {
                 self.changed_at = *at;
-                let Some(done) = self.done.iter_mut().find(|done| done.path == *path) else { return };
-                done.attempts = *attempt;
-                let attempt = Attempt {
-                    step: done.step,
-                    attempt: *attempt,
-                    request: request.clone(),
-                    reserved: NanoUsd(0),
-                    deadline: *deadline,
-                    at: *at,
-                    rounds: done.rounds.clone(),
-                    abandoned: false,
-                };
-                self.attempts.insert(compensation_path(path), attempt);
+                self.undoing(path, *attempt, request, *deadline);
             }
             Event::StepCompensated { path, at, .. } | Event::CompensationSkipped { path, at, .. } => {
                 self.changed_at = *at;
@@ -161,26 +126,11 @@ impl State {
             }
             Event::OperatorNeeded { path, kind, message, at, .. } => {
                 self.changed_at = *at;
-                if let Phase::Unwinding { cause, kind: why, message: said, .. } = &self.phase {
-                    self.phase = Phase::NeedsOperator {
-                        cause: *cause,
-                        path: path.clone(),
-                        kind: kind.clone(),
-                        message: message.clone(),
-                        failure: (why.clone(), said.clone()),
-                    };
-                }
+                self.operator_needed(path, kind, message);
             }
             Event::StepRetried { path, at } => {
                 self.changed_at = *at;
-                if let Some(done) = self.done.iter_mut().find(|done| done.path == *path) {
-                    (done.forgiven, done.not_before) = (done.attempts, *at);
-                }
-                if let Some(Current::Backoff { attempt, .. }) = self.current(path) {
-                    let attempt = *attempt;
-                    self.set_current(path, Current::Backoff { attempt, until: *at });
-                }
-                self.resume();
+                self.retried(path, *at);
             }
             Event::Completed { output, at } => self.end(Phase::Completed { output: output.clone() }, *at),
             Event::Failed { kind, message, at } => {
@@ -215,6 +165,86 @@ impl State {
             | Event::LoopCut { .. }
             | Event::UnwindingStarted { .. } => {}
         }
+    }
+
+    fn skipped(&mut self, path: &StepPath) {
+        self.count();
+        self.step_ended(path, None);
+    }
+
+    fn attempt_failed(&mut self, path: &StepPath, attempt: u32, kind: &str, cost: NanoUsd, retry_at: TimestampUs) {
+        let taken = self.settle(path, cost);
+        if let Some(undone) = compensated_step(path) {
+            if let Some(done) = self.done.iter_mut().find(|done| done.path == undone) {
+                done.not_before = retry_at;
+            }
+            return;
+        }
+        self.note_unknown(path, kind, taken);
+        self.set_current(path, Current::Backoff { attempt, until: retry_at });
+    }
+
+    fn signal_consumed(&mut self, path: &StepPath, name: &str) {
+        let oldest = self.signals.iter().position(|(found, _)| found == name);
+        let payload = oldest.and_then(|oldest| self.signals.remove(oldest)).map(|(_, payload)| payload);
+        if !matches!(self.current(path), Some(Current::Waiting { .. })) {
+            self.count();
+        }
+        self.step_ended(path, Some(&payload.unwrap_or_else(|| "null".into())));
+    }
+
+    fn items_found(&mut self, path: &StepPath, items: &Json) {
+        self.count();
+        let items = value(items);
+        let items = items.as_array().map_or(&[][..], Vec::as_slice).iter().map(super::tree::compact).collect();
+        self.set_current(path, Current::Items { items, begun: 0, ended: BTreeMap::new() });
+    }
+
+    fn unwinding(&mut self, cause: Cause, path: &StepPath, kind: &str, message: &str) {
+        let (kind, message) = (kind.to_owned(), message.to_owned());
+        self.phase = Phase::Unwinding { cause, path: path.clone(), kind, message };
+        self.frames.clear();
+        self.signals.clear();
+        self.abandon(|_| true);
+    }
+
+    fn undoing(&mut self, path: &StepPath, attempt: u32, request: &Json, deadline: TimestampUs) {
+        let Some(done) = self.done.iter_mut().find(|done| done.path == *path) else { return };
+        done.attempts = attempt;
+        let attempt = Attempt {
+            step: done.step,
+            attempt,
+            request: request.clone(),
+            reserved: NanoUsd(0),
+            deadline,
+            at: self.changed_at,
+            rounds: done.rounds.clone(),
+            abandoned: false,
+        };
+        self.attempts.insert(compensation_path(path), attempt);
+    }
+
+    fn operator_needed(&mut self, path: &StepPath, kind: &str, message: &str) {
+        if let Phase::Unwinding { cause, kind: why, message: said, .. } = &self.phase {
+            self.phase = Phase::NeedsOperator {
+                cause: *cause,
+                path: path.clone(),
+                kind: kind.to_owned(),
+                message: message.to_owned(),
+                failure: (why.clone(), said.clone()),
+            };
+        }
+    }
+
+    fn retried(&mut self, path: &StepPath, at: TimestampUs) {
+        if let Some(done) = self.done.iter_mut().find(|done| done.path == *path) {
+            (done.forgiven, done.not_before) = (done.attempts, at);
+        }
+        if let Some(Current::Backoff { attempt, .. }) = self.current(path) {
+            let attempt = *attempt;
+            self.set_current(path, Current::Backoff { attempt, until: at });
+        }
+        self.resume();
     }
 
     fn end(&mut self, phase: Phase, at: TimestampUs) {

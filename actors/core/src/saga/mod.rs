@@ -13,6 +13,7 @@ mod draft;
 mod evolve;
 pub mod expression;
 mod limits;
+mod meter;
 mod migrate;
 mod parse;
 mod reader;
