@@ -38,11 +38,6 @@ impl Draft {
         Self { state: state.clone(), events: Vec::new(), now, bytes: 0 }
     }
 
-    /// Whether something can happen without the world.
-    pub(super) fn is_ready(&self) -> bool {
-        self.ready().is_some()
-    }
-
     pub(super) fn push(&mut self, event: Event) {
         self.bytes = self.bytes.saturating_add(match &event {
             Event::StepStarted { request, .. } | Event::CompensationStarted { request, .. } => request.as_str().len(),
@@ -98,7 +93,7 @@ impl Draft {
     }
 
     fn advance_running(&mut self) {
-        let Some((key, ready)) = self.ready() else { return };
+        let Some((key, ready)) = self.state.ready() else { return };
         match ready {
             Ready::Begin(step) => self.begin(&key, step),
             Ready::FrameEnd if key.as_str().is_empty() => self.complete(),
@@ -106,51 +101,6 @@ impl Draft {
             Ready::Join(path, output) => self.succeed_inside(&path, output),
             Ready::Item(path, index) => self.push(Event::ItemStarted { path, index }),
         }
-    }
-
-    /// The first frame that can go on, in the order of the paths.
-    fn ready(&self) -> Option<(StepPath, Ready)> {
-        let state = &self.state;
-        for (key, frame) in &state.frames {
-            let at = state.at(frame);
-            let ready = match (&frame.current, at) {
-                (Current::Idle, Some(step)) => Some(Ready::Begin(step)),
-                // The last word is spoken when nothing is in flight: money, and what may have to be undone.
-                (Current::Idle, None) if key.as_str().is_empty() && !state.attempts.is_empty() => None,
-                (Current::Idle, None) => Some(Ready::FrameEnd),
-                (Current::Branches { count, ended }, Some(step)) => {
-                    let kind = state.definition().and_then(|read| read.step(step)).map(|step| &step.kind);
-                    let output = kind.and_then(|kind| state.joined(kind, *count, ended));
-                    output.and_then(|output| Some(Ready::Join(path_at(state, key, frame)?, output)))
-                }
-                (Current::Items { items, begun, ended }, Some(step)) => self.items(key, step, items, *begun, ended),
-                (Current::Running | Current::Backoff { .. } | Current::Waiting { .. }, _)
-                | (Current::Branches { .. } | Current::Items { .. }, None) => None,
-            };
-            if let Some(ready) = ready {
-                return Some((key.clone(), ready));
-            }
-        }
-        None
-    }
-
-    fn items(
-        &self,
-        key: &StepPath,
-        step: StepIndex,
-        items: &[Json],
-        begun: u32,
-        ended: &std::collections::BTreeMap<u32, Json>,
-    ) -> Option<Ready> {
-        let step = self.state.definition()?.step(step)?;
-        let Kind::Each { in_parallel, .. } = &step.kind else { return None };
-        let path = step_path(key, &step.id);
-        let count = u32::try_from(items.len()).unwrap_or(u32::MAX);
-        if let Some(output) = self.state.joined(&step.kind, count, ended) {
-            return Some(Ready::Join(path, output));
-        }
-        let running = begun.saturating_sub(u32::try_from(ended.len()).unwrap_or(u32::MAX));
-        (begun < count && running < *in_parallel).then_some(Ready::Item(path, begun))
     }
 
     /// The end of a step that needs nothing from outside.
@@ -421,6 +371,57 @@ impl Draft {
         if let Some(path) = found.and_then(|(key, frame)| path_at(&self.state, key, frame)) {
             self.push(Event::SignalConsumed { path, name: name.to_owned(), at: self.now });
         }
+    }
+}
+
+impl State {
+    /// Whether something can happen without the world.
+    pub(super) fn is_ready(&self) -> bool {
+        self.ready().is_some()
+    }
+
+    /// The first frame that can go on, in the order of the paths.
+    fn ready(&self) -> Option<(StepPath, Ready)> {
+        for (key, frame) in &self.frames {
+            let at = self.at(frame);
+            let ready = match (&frame.current, at) {
+                (Current::Idle, Some(step)) => Some(Ready::Begin(step)),
+                // The last word is spoken when nothing is in flight: money, and what may have to be undone.
+                (Current::Idle, None) if key.as_str().is_empty() && !self.attempts.is_empty() => None,
+                (Current::Idle, None) => Some(Ready::FrameEnd),
+                (Current::Branches { count, ended }, Some(step)) => {
+                    let kind = self.definition().and_then(|read| read.step(step)).map(|step| &step.kind);
+                    let output = kind.and_then(|kind| self.joined(kind, *count, ended));
+                    output.and_then(|output| Some(Ready::Join(path_at(self, key, frame)?, output)))
+                }
+                (Current::Items { items, begun, ended }, Some(step)) => self.items(key, step, items, *begun, ended),
+                (Current::Running | Current::Backoff { .. } | Current::Waiting { .. }, _)
+                | (Current::Branches { .. } | Current::Items { .. }, None) => None,
+            };
+            if let Some(ready) = ready {
+                return Some((key.clone(), ready));
+            }
+        }
+        None
+    }
+
+    fn items(
+        &self,
+        key: &StepPath,
+        step: StepIndex,
+        items: &[Json],
+        begun: u32,
+        ended: &std::collections::BTreeMap<u32, Json>,
+    ) -> Option<Ready> {
+        let step = self.definition()?.step(step)?;
+        let Kind::Each { in_parallel, .. } = &step.kind else { return None };
+        let path = step_path(key, &step.id);
+        let count = u32::try_from(items.len()).unwrap_or(u32::MAX);
+        if let Some(output) = self.joined(&step.kind, count, ended) {
+            return Some(Ready::Join(path, output));
+        }
+        let running = begun.saturating_sub(u32::try_from(ended.len()).unwrap_or(u32::MAX));
+        (begun < count && running < *in_parallel).then_some(Ready::Item(path, begun))
     }
 }
 

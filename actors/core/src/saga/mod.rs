@@ -207,7 +207,7 @@ impl State {
         });
         let attempts = self.attempts.values().map(|flying| flying.deadline);
         // What the bounds of one decision left over is due at once.
-        let left_over = Draft::new(self, self.changed_at).is_ready().then_some(self.changed_at);
+        let left_over = self.is_ready().then_some(self.changed_at);
         waits.chain(attempts).chain([self.deadline]).chain(left_over).min()
     }
 }

@@ -111,7 +111,7 @@ fn expressions_know_only_what_is_there() {
             "11:17 there is no step none",
             "11:37 the outcome of c is not there yet",
             "13:",
-            "15:14 ${ has no }",
+            "15:15 ${ has no }",
         ],
     );
 }
@@ -255,6 +255,8 @@ fn expressions_that_explode_end_by_their_budget() {
         "l.map(x, s == s && s == s && s + 'a' == s + 'a')".to_owned(),
         "l.map(x, s.contains('y') || s.contains('z'))".to_owned(),
         "l.map(x, {'a': s, 'b': s, 'c': [s, s, s]})".to_owned(),
+        // Every round costs what its body has of operators.
+        format!("l.all(a, l.all(b, a{} >= 0))", " * b".repeat(60)),
         // What a loop runs over is copied for it.
         "l.all(a, [s, s, s, s, s, s, s, s].all(b, true))".to_owned(),
         // An error that an operator swallows is still the end.

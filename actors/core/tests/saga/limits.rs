@@ -23,15 +23,17 @@ fn asked(effect: &Effect) -> (u32, String, usize) {
 
 #[test]
 fn a_model_step_reserves_its_worst_case_and_settles_what_it_cost() {
-    let mut story = Story::of("budget: $1", &(model("a", 1_000) + &model("b", 1_000)));
+    let mut story = Story::of("budget: $1", &(model("a", 1_000) + &model("b", 1_000) + &model("c", 1_000)));
     let reserved = story.state.reserved;
     // A nano-dollar a token: the answer's thousand, and no more of the prompt than its bytes and 16 a message.
     assert!(reserved > NanoUsd(1_000) && reserved < NanoUsd(1_400), "{reserved:?}");
     story.outcome("a", Ok("{}"), NanoUsd(700));
     assert_eq!((story.state.spent, story.state.reserved), (NanoUsd(700), reserved));
     // Who bills more than was reserved bears the rest; a failure may cost something too.
-    story.outcome("b", Err("upstream"), NanoUsd::from_usd(5));
-    assert_eq!((story.state.spent, story.state.reserved), (NanoUsd(700).plus(reserved), NanoUsd(0)));
+    story.outcome("b", Ok("{}"), NanoUsd::from_usd(5));
+    assert_eq!((story.state.spent, story.state.reserved), (NanoUsd(700).plus(reserved), reserved));
+    story.outcome("c", Err("upstream"), NanoUsd::from_usd(5));
+    assert_eq!((story.state.spent, story.state.reserved), (NanoUsd(700).plus(reserved).plus(reserved), NanoUsd(0)));
     assert_eq!(Saga::view(&story.state, story.now).cost, story.state.spent);
 }
 
