@@ -270,6 +270,29 @@ fn expressions_that_explode_end_by_their_budget() {
 }
 
 #[test]
+fn a_definition_full_of_the_largest_expressions_is_checked_in_bounded_time() {
+    let shapes = [
+        format!("[{}1]", "1,".repeat(1_900)),
+        format!("{}1{}", "(".repeat(32), ")".repeat(32)),
+        format!("{}1{}", "[1,(".repeat(16), ")]".repeat(16)),
+        format!("{}1{}", "{'a': ".repeat(32), "}".repeat(32)),
+        format!("true{}", " ? [1] : {'a': 1} == (1)".repeat(30)),
+        format!("size([{}])", "[1].map(x, x + 1), ".repeat(38)),
+        format!("{}1", "1 < 2 == true != false || ".repeat(22)),
+    ];
+    for shape in &shapes {
+        assert!(shape.len() <= 4_096);
+        let count = (250 * 1_024 / (shape.len() + 40)).min(500);
+        let steps: String = (0..count).map(|n| format!("- id: s{n}\n  set: {{x: \"${{{shape}}}\"}}\n")).collect();
+        let text = definition("", &steps);
+        let started = stopwatch();
+        let taken = parse(&text).is_ok();
+        println!("{} bytes of {}...: {taken}, {:?}", text.len(), &shape[..20], started.elapsed());
+        assert!(started.elapsed() < Duration::from_secs(120), "{shape}: {:?}", started.elapsed());
+    }
+}
+
+#[test]
 fn expressions_that_are_not_allowed_are_refused_when_they_are_read() {
     for (text, expected) in [
         ("now()", "there is no function now"),
