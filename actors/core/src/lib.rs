@@ -20,6 +20,7 @@ pub mod plan;
 pub mod price;
 pub mod region;
 pub mod route;
+pub mod saga;
 pub mod tenant;
 
 use std::fmt::{Debug, Display};

@@ -1,5 +1,5 @@
-//! Pure: the vocabulary of facts: ids, units, the envelope, facts of tenants, regions, consumer groups and
-//! applications, their stored forms.
+//! Pure: the vocabulary of facts: ids, units, the envelope, facts of tenants, regions, consumer groups, sagas
+//! and applications, their stored forms.
 //!
 //! Invariants: no clock, randomness, I/O, async, hashing containers or logging. The bytes of the log are made
 //! only in `wire` (envelope) and `persisted` (payloads); domain types derive serde for *disposable* things alone
@@ -23,6 +23,7 @@ pub mod group;
 pub mod id;
 pub mod persisted;
 pub mod region;
+pub mod saga;
 pub mod shard;
 pub mod tenant;
 

@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, fs, path::Path};
 use events_model::{
     Commit, CommitId, DecisionContext, DurationUs, EpisodeId, EventId, EventRecord, KeyId, NanoUsd, Position,
     Principal, RegionId, RequestId, Stored, StreamId, TenantId, TimestampUs, Tokens, Version, application, group,
-    region,
+    region, saga,
     tenant::{
         AdmitRequest, Budget, Command, Event, Outcome, Period, Plan, Price, RefusalReason, SettleRequest, Usage,
         UsageSource,
@@ -268,6 +268,133 @@ fn facts_of_consumer_groups_keep_their_bytes() {
     ]);
 }
 
+fn saga_stream() -> StreamId {
+    StreamId::new("saga/acme/order-17").unwrap()
+}
+
+fn saga_parent() -> Option<saga::Parent> {
+    let stream = StreamId::new("saga/acme/campaign-3").unwrap();
+    Some(saga::Parent { stream, path: "orders[2].order".into(), attempt: 1, depth: 2 })
+}
+
+fn saga_prices() -> Vec<saga::SagaPrice> {
+    vec![saga::SagaPrice {
+        model: "sim-small".to_owned(),
+        tier: "batch".to_owned(),
+        input_per_mtok: NanoUsd(150_000_000),
+        output_per_mtok: NanoUsd(600_000_000),
+    }]
+}
+
+fn saga_commands() -> Vec<saga::Command> {
+    use saga::Command;
+    let pay = || saga::StepPath::from("pay");
+    vec![
+        Command::Start(Box::new(saga::Start {
+            stream: saga_stream(),
+            definition: r#"{"definition":"order"}"#.into(),
+            input: r#"{"order":17}"#.into(),
+            budget: Some(NanoUsd::from_usd(2)),
+            deadline: Some(AT.after(DurationUs::from_secs(60))),
+            parent: saga_parent(),
+            prices: saga_prices(),
+        })),
+        Command::Signal { name: "paid".to_owned(), payload: "true".into() },
+        Command::Cancel { reason: "customer asked".to_owned() },
+        Command::SucceedStep { path: pay(), attempt: 1, output: r#"{"status":200}"#.into(), cost: NanoUsd(12) },
+        Command::FailStep {
+            path: pay(),
+            attempt: 2,
+            kind: "http_503".to_owned(),
+            message: "busy".to_owned(),
+            cost: NanoUsd(3),
+        },
+        Command::Wake,
+        Command::RetryStep { path: pay() },
+        Command::SkipStep { path: pay(), reason: "refunded by hand".to_owned() },
+        Command::Compensate { reason: "wrong order".to_owned() },
+        Command::Migrate { definition: r#"{"definition":"order","version":2}"#.into() },
+    ]
+}
+
+fn saga_steps() -> Vec<saga::Event> {
+    use saga::Event;
+    let pay = || saga::StepPath::from("items[3].pay");
+    let (kind, message, cost, at) = ("http_503".to_owned(), "busy".to_owned(), NanoUsd(7), AT);
+    let (later, request) = (AT.after(DurationUs::from_secs(30)), saga::Json::from(r#"{"http":{}}"#));
+    vec![
+        Event::Started {
+            stream: saga_stream(),
+            definition: r#"{"definition":"order"}"#.into(),
+            input: r#"{"order":17}"#.into(),
+            budget: NanoUsd::from_usd(2),
+            deadline: later,
+            seed: 42,
+            parent: saga_parent(),
+            prices: saga_prices(),
+            at,
+        },
+        Event::StepStarted { path: pay(), attempt: 1, request, reserved: NanoUsd(9), deadline: later, at },
+        Event::StepSucceeded { path: pay(), attempt: 1, output: "[1]".into(), cost, at },
+        Event::StepSkipped { path: pay() },
+        Event::AttemptFailed {
+            path: pay(),
+            attempt: 1,
+            kind: kind.clone(),
+            message: message.clone(),
+            cost,
+            retry_at: later,
+            at,
+        },
+        Event::StepFailed { path: pay(), attempt: 3, kind, message, cost, at },
+        Event::WaitStarted { path: pay(), signal: "paid".to_owned(), until: later, at },
+        Event::WaitEnded { path: pay(), at },
+        Event::SignalReceived { name: "paid".to_owned(), payload: "true".into(), at },
+        Event::SignalConsumed { path: pay(), name: "paid".to_owned(), at },
+        Event::BranchesStarted { path: pay(), branches: vec![0, 1] },
+        Event::ItemsFound { path: pay(), items: "[1,2]".into() },
+        Event::ItemStarted { path: pay(), index: 1 },
+        Event::BranchEnded { path: "both[1]".into() },
+    ]
+}
+
+fn saga_ends() -> Vec<saga::Event> {
+    use saga::{Cause, Event, Limit};
+    let pay = || saga::StepPath::from("pay");
+    let (kind, message, at) = (|| "http_503".to_owned(), || "busy".to_owned(), AT);
+    vec![
+        Event::Degraded { level: 1, reason: Limit::Spend, at },
+        Event::LoopCut { reason: Limit::Repeats, at },
+        Event::UnwindingStarted { cause: Cause::StepFailed, path: pay(), kind: kind(), message: message(), at },
+        Event::CompensationStarted { path: pay(), attempt: 1, request: "{}".into(), deadline: AT, at },
+        Event::StepCompensated { path: pay(), attempt: 1, at },
+        Event::CompensationFailed { path: pay(), attempt: 3, kind: kind(), message: message(), at },
+        Event::CompensationSkipped { path: pay(), reason: "by hand".to_owned(), at },
+        Event::OperatorNeeded {
+            path: pay(),
+            kind: kind(),
+            message: message(),
+            compensated: vec!["ship".into()],
+            remaining: vec![pay(), "reserve".into()],
+            at,
+        },
+        Event::StepRetried { path: pay(), at },
+        Event::OutcomeIgnored { path: pay(), attempt: 1, succeeded: true, detail: "{}".to_owned(), at },
+        Event::Completed { output: "{}".into(), at },
+        Event::Failed { kind: kind(), message: message(), at },
+        Event::Unwound { kind: kind(), message: message(), at },
+        Event::Cancelled { reason: "customer asked".to_owned(), at },
+        Event::Migrated { definition: "{}".into(), at },
+    ]
+}
+
+#[test]
+fn facts_of_sagas_keep_their_bytes() {
+    hold_all(saga_commands());
+    hold_all(saga_steps());
+    hold_all(saga_ends());
+}
+
 #[test]
 fn the_envelope_keeps_its_bytes() {
     hold("Commit.v1", &commit().encode());
@@ -282,17 +409,24 @@ fn bytes_of_an_unknown_type_or_version_are_a_typed_error() {
     assert!(Event::from_payload(payload.view()).is_err());
 }
 
-#[test]
-fn no_truncated_or_flipped_payload_panics() {
-    for event in events() {
-        let payload = event.to_payload();
+fn damage<T: Stored>(values: Vec<T>) {
+    for value in values {
+        let payload = value.to_payload();
         for end in 0..payload.bytes.len() {
             let mut view = payload.view();
             view.bytes = &payload.bytes[..end];
-            drop(Event::from_payload(view));
+            drop(T::from_payload(view));
             let mut flipped = payload.clone();
             flipped.bytes[end] ^= 0x55;
-            drop(Event::from_payload(flipped.view()));
+            drop(T::from_payload(flipped.view()));
         }
     }
+}
+
+#[test]
+fn no_truncated_or_flipped_payload_panics() {
+    damage(events());
+    damage(saga_commands());
+    damage(saga_steps());
+    damage(saga_ends());
 }

@@ -339,6 +339,499 @@ pub struct ReadModelRedriven {
     #[prost(uint64, tag = "2")]
     pub at_us: u64,
 }
+/// What a model's tokens cost for as long as the saga runs.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SagaPrice {
+    #[prost(string, tag = "1")]
+    pub model: ::prost::alloc::string::String,
+    /// Empty = every tier without a price of its own.
+    #[prost(string, tag = "2")]
+    pub tier: ::prost::alloc::string::String,
+    #[prost(int64, tag = "3")]
+    pub input_per_mtok_nano_usd: i64,
+    #[prost(int64, tag = "4")]
+    pub output_per_mtok_nano_usd: i64,
+}
+/// The step of another saga that waits for this one.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SagaParent {
+    #[prost(string, tag = "1")]
+    pub stream: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub path: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "3")]
+    pub attempt: u32,
+    /// How many sagas are above this one.
+    #[prost(uint32, tag = "4")]
+    pub depth: u32,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct StartSaga {
+    #[prost(string, tag = "1")]
+    pub stream: ::prost::alloc::string::String,
+    /// The canonical form, complete: a saga needs nothing but its own stream.
+    #[prost(string, tag = "2")]
+    pub definition: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub input: ::prost::alloc::string::String,
+    /// Absent = what the definition says.
+    #[prost(int64, optional, tag = "4")]
+    pub budget_nano_usd: ::core::option::Option<i64>,
+    #[prost(uint64, optional, tag = "5")]
+    pub deadline_us: ::core::option::Option<u64>,
+    #[prost(message, optional, tag = "6")]
+    pub parent: ::core::option::Option<SagaParent>,
+    #[prost(message, repeated, tag = "7")]
+    pub prices: ::prost::alloc::vec::Vec<SagaPrice>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SignalSaga {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub payload: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CancelSaga {
+    #[prost(string, tag = "1")]
+    pub reason: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SucceedSagaStep {
+    #[prost(string, tag = "1")]
+    pub path: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "2")]
+    pub attempt: u32,
+    #[prost(string, tag = "3")]
+    pub output: ::prost::alloc::string::String,
+    #[prost(int64, tag = "4")]
+    pub cost_nano_usd: i64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FailSagaStep {
+    #[prost(string, tag = "1")]
+    pub path: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "2")]
+    pub attempt: u32,
+    #[prost(string, tag = "3")]
+    pub kind: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub message: ::prost::alloc::string::String,
+    #[prost(int64, tag = "5")]
+    pub cost_nano_usd: i64,
+}
+/// Time has passed: does all that is due.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WakeSaga {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RetrySagaStep {
+    #[prost(string, tag = "1")]
+    pub path: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SkipSagaStep {
+    #[prost(string, tag = "1")]
+    pub path: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub reason: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CompensateSaga {
+    #[prost(string, tag = "1")]
+    pub reason: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MigrateSaga {
+    #[prost(string, tag = "1")]
+    pub definition: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct SagaStarted {
+    #[prost(string, tag = "1")]
+    pub stream: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub definition: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub input: ::prost::alloc::string::String,
+    #[prost(int64, tag = "4")]
+    pub budget_nano_usd: i64,
+    #[prost(uint64, tag = "5")]
+    pub deadline_us: u64,
+    /// Seed of every wait that is spread by chance.
+    #[prost(uint64, tag = "6")]
+    pub seed: u64,
+    #[prost(message, optional, tag = "7")]
+    pub parent: ::core::option::Option<SagaParent>,
+    #[prost(message, repeated, tag = "8")]
+    pub prices: ::prost::alloc::vec::Vec<SagaPrice>,
+    #[prost(uint64, tag = "9")]
+    pub at_us: u64,
+}
+/// An attempt of a step: its effect may begin once this is durable.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SagaStepStarted {
+    #[prost(string, tag = "1")]
+    pub path: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "2")]
+    pub attempt: u32,
+    /// All that the effect needs, rendered once.
+    #[prost(string, tag = "3")]
+    pub request: ::prost::alloc::string::String,
+    #[prost(int64, tag = "4")]
+    pub reserved_nano_usd: i64,
+    #[prost(uint64, tag = "5")]
+    pub deadline_us: u64,
+    #[prost(uint64, tag = "6")]
+    pub at_us: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SagaStepSucceeded {
+    #[prost(string, tag = "1")]
+    pub path: ::prost::alloc::string::String,
+    /// 0 = it needed nothing from outside.
+    #[prost(uint32, tag = "2")]
+    pub attempt: u32,
+    #[prost(string, tag = "3")]
+    pub output: ::prost::alloc::string::String,
+    #[prost(int64, tag = "4")]
+    pub cost_nano_usd: i64,
+    #[prost(uint64, tag = "5")]
+    pub at_us: u64,
+}
+/// Its condition was false.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SagaStepSkipped {
+    #[prost(string, tag = "1")]
+    pub path: ::prost::alloc::string::String,
+}
+/// An attempt failed and another follows.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SagaAttemptFailed {
+    #[prost(string, tag = "1")]
+    pub path: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "2")]
+    pub attempt: u32,
+    #[prost(string, tag = "3")]
+    pub kind: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub message: ::prost::alloc::string::String,
+    #[prost(int64, tag = "5")]
+    pub cost_nano_usd: i64,
+    #[prost(uint64, tag = "6")]
+    pub retry_at_us: u64,
+    #[prost(uint64, tag = "7")]
+    pub at_us: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SagaStepFailed {
+    #[prost(string, tag = "1")]
+    pub path: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "2")]
+    pub attempt: u32,
+    #[prost(string, tag = "3")]
+    pub kind: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub message: ::prost::alloc::string::String,
+    #[prost(int64, tag = "5")]
+    pub cost_nano_usd: i64,
+    #[prost(uint64, tag = "6")]
+    pub at_us: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SagaWaitStarted {
+    #[prost(string, tag = "1")]
+    pub path: ::prost::alloc::string::String,
+    /// Empty = it waits for time alone.
+    #[prost(string, tag = "2")]
+    pub signal: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "3")]
+    pub until_us: u64,
+    #[prost(uint64, tag = "4")]
+    pub at_us: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SagaWaitEnded {
+    #[prost(string, tag = "1")]
+    pub path: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub at_us: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SagaSignalReceived {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub payload: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "3")]
+    pub at_us: u64,
+}
+/// A waiting step took the oldest signal of this name.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SagaSignalConsumed {
+    #[prost(string, tag = "1")]
+    pub path: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "3")]
+    pub at_us: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SagaBranchesStarted {
+    #[prost(string, tag = "1")]
+    pub path: ::prost::alloc::string::String,
+    #[prost(uint32, repeated, tag = "2")]
+    pub branches: ::prost::alloc::vec::Vec<u32>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SagaItemsFound {
+    #[prost(string, tag = "1")]
+    pub path: ::prost::alloc::string::String,
+    /// A JSON list.
+    #[prost(string, tag = "2")]
+    pub items: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SagaItemStarted {
+    #[prost(string, tag = "1")]
+    pub path: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "2")]
+    pub index: u32,
+}
+/// A branch or the steps of an item came to their end.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SagaBranchEnded {
+    #[prost(string, tag = "1")]
+    pub path: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SagaDegraded {
+    #[prost(uint32, tag = "1")]
+    pub level: u32,
+    #[prost(enumeration = "SagaLimit", tag = "2")]
+    pub reason: i32,
+    #[prost(uint64, tag = "3")]
+    pub at_us: u64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SagaLoopCut {
+    #[prost(enumeration = "SagaLimit", tag = "1")]
+    pub reason: i32,
+    #[prost(uint64, tag = "2")]
+    pub at_us: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SagaUnwindingStarted {
+    #[prost(enumeration = "SagaCause", tag = "1")]
+    pub cause: i32,
+    /// The step that failed; empty = none.
+    #[prost(string, tag = "2")]
+    pub path: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub kind: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub message: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "5")]
+    pub at_us: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SagaCompensationStarted {
+    #[prost(string, tag = "1")]
+    pub path: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "2")]
+    pub attempt: u32,
+    #[prost(string, tag = "3")]
+    pub request: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "4")]
+    pub deadline_us: u64,
+    #[prost(uint64, tag = "5")]
+    pub at_us: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SagaStepCompensated {
+    #[prost(string, tag = "1")]
+    pub path: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "2")]
+    pub attempt: u32,
+    #[prost(uint64, tag = "3")]
+    pub at_us: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SagaCompensationFailed {
+    #[prost(string, tag = "1")]
+    pub path: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "2")]
+    pub attempt: u32,
+    #[prost(string, tag = "3")]
+    pub kind: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub message: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "5")]
+    pub at_us: u64,
+}
+/// An operator took it upon himself.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SagaCompensationSkipped {
+    #[prost(string, tag = "1")]
+    pub path: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub reason: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "3")]
+    pub at_us: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SagaOperatorNeeded {
+    #[prost(string, tag = "1")]
+    pub path: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub kind: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub message: ::prost::alloc::string::String,
+    /// Undone so far, and what is still to be undone, in order.
+    #[prost(string, repeated, tag = "4")]
+    pub compensated: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(string, repeated, tag = "5")]
+    pub remaining: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(uint64, tag = "6")]
+    pub at_us: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SagaStepRetried {
+    #[prost(string, tag = "1")]
+    pub path: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub at_us: u64,
+}
+/// An outcome that nobody waits for any more.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SagaOutcomeIgnored {
+    #[prost(string, tag = "1")]
+    pub path: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "2")]
+    pub attempt: u32,
+    #[prost(bool, tag = "3")]
+    pub succeeded: bool,
+    #[prost(string, tag = "4")]
+    pub detail: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "5")]
+    pub at_us: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SagaCompleted {
+    #[prost(string, tag = "1")]
+    pub output: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub at_us: u64,
+}
+/// It failed, and nothing had to be undone.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SagaFailed {
+    #[prost(string, tag = "1")]
+    pub kind: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub message: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "3")]
+    pub at_us: u64,
+}
+/// It failed, and all that had been done is undone.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SagaUnwound {
+    #[prost(string, tag = "1")]
+    pub kind: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub message: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "3")]
+    pub at_us: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SagaCancelled {
+    #[prost(string, tag = "1")]
+    pub reason: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub at_us: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SagaMigrated {
+    #[prost(string, tag = "1")]
+    pub definition: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub at_us: u64,
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum SagaCause {
+    Unspecified = 0,
+    StepFailed = 1,
+    Limit = 2,
+    Cancelled = 3,
+    Operator = 4,
+}
+impl SagaCause {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "SAGA_CAUSE_UNSPECIFIED",
+            Self::StepFailed => "SAGA_CAUSE_STEP_FAILED",
+            Self::Limit => "SAGA_CAUSE_LIMIT",
+            Self::Cancelled => "SAGA_CAUSE_CANCELLED",
+            Self::Operator => "SAGA_CAUSE_OPERATOR",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "SAGA_CAUSE_UNSPECIFIED" => Some(Self::Unspecified),
+            "SAGA_CAUSE_STEP_FAILED" => Some(Self::StepFailed),
+            "SAGA_CAUSE_LIMIT" => Some(Self::Limit),
+            "SAGA_CAUSE_CANCELLED" => Some(Self::Cancelled),
+            "SAGA_CAUSE_OPERATOR" => Some(Self::Operator),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum SagaLimit {
+    Unspecified = 0,
+    Steps = 1,
+    WallTime = 2,
+    Spend = 3,
+    Repeats = 4,
+    NoProgress = 5,
+    OutputBytes = 6,
+}
+impl SagaLimit {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "SAGA_LIMIT_UNSPECIFIED",
+            Self::Steps => "SAGA_LIMIT_STEPS",
+            Self::WallTime => "SAGA_LIMIT_WALL_TIME",
+            Self::Spend => "SAGA_LIMIT_SPEND",
+            Self::Repeats => "SAGA_LIMIT_REPEATS",
+            Self::NoProgress => "SAGA_LIMIT_NO_PROGRESS",
+            Self::OutputBytes => "SAGA_LIMIT_OUTPUT_BYTES",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "SAGA_LIMIT_UNSPECIFIED" => Some(Self::Unspecified),
+            "SAGA_LIMIT_STEPS" => Some(Self::Steps),
+            "SAGA_LIMIT_WALL_TIME" => Some(Self::WallTime),
+            "SAGA_LIMIT_SPEND" => Some(Self::Spend),
+            "SAGA_LIMIT_REPEATS" => Some(Self::Repeats),
+            "SAGA_LIMIT_NO_PROGRESS" => Some(Self::NoProgress),
+            "SAGA_LIMIT_OUTPUT_BYTES" => Some(Self::OutputBytes),
+            _ => None,
+        }
+    }
+}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Budget {
     #[prost(enumeration = "Period", tag = "1")]

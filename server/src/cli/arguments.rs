@@ -67,6 +67,9 @@ pub(crate) enum Command {
     /// Look at dead letters, deliver them again or give them up
     #[command(subcommand)]
     Dlq(Dlq),
+    /// Check and test definitions of sagas; needs no server
+    #[command(subcommand)]
+    Saga(Saga),
     /// Look at the event log of a data directory; works beside a running server
     #[command(subcommand)]
     Log(Log),
@@ -78,6 +81,23 @@ pub(crate) enum Command {
     Bench(Bench),
     /// Check configuration, data directory, ports, keys and NATS servers before a start; changes nothing
     Doctor(Doctor),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Saga {
+    /// Check a definition and show its steps; exit code 1 and file:line:column for each fault
+    Check {
+        /// A definition, YAML or JSON
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
+    /// Run a definition in a simulation: it must succeed, unwind from a failure at each step, and end the same when
+    /// every step runs twice; exit code 1 if it does not
+    Test {
+        /// A definition, YAML or JSON; what its steps answer is written under its key `test`
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
 }
 
 #[derive(Debug, Subcommand)]

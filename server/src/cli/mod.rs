@@ -20,6 +20,7 @@ pub(crate) mod output;
 mod past;
 pub(crate) mod request;
 mod run;
+mod saga;
 mod serve;
 pub(crate) mod show;
 mod signal;

@@ -12,7 +12,7 @@ use super::{
     failure::{EXIT_FINE, EXIT_MISUSE, Failure, Problem},
     group, log,
     output::{Output, note},
-    past, serve, tenant,
+    past, saga, serve, tenant,
 };
 use crate::{
     bench,
@@ -59,6 +59,7 @@ fn command(arguments: &Arguments, output: &mut Output, started: Stopwatch) -> Re
         Command::Group(command) => one_thread()?.block_on(group::group(common, command, output)),
         Command::Dlq(command) => one_thread()?.block_on(dlq::dlq(common, command, output)),
         Command::Cluster(command) => one_thread()?.block_on(cluster::run(common, command, output)),
+        Command::Saga(command) => saga::run(command, output),
         Command::Log(command) => log::run(&data(common)?, command, output),
         Command::Bench(command) => bench::run(&data(common)?, command, output),
         Command::Doctor(doctor) => one_thread()?.block_on(doctor::run(common, doctor, output)),

@@ -4,6 +4,7 @@ mod application;
 mod group;
 mod hot;
 mod region;
+mod saga;
 mod tenant;
 mod tenant_parts;
 

@@ -6,6 +6,8 @@
     reason = "tests may panic and wait"
 )]
 
+mod saga;
+
 use std::{
     fs,
     io::{BufRead as _, BufReader, Read as _, Write as _},

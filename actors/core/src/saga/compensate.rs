@@ -1,0 +1,112 @@
+//! Undoing: the steps that were done, last first, one at a time, each until it is undone or an operator is needed.
+//!
+//! It begins when nothing is in flight any more: what an attempt did can only be undone once it is known. A step whose
+//! last word was a timeout is undone as well, for it may have been done.
+
+use events_model::{
+    NanoUsd, TimestampUs,
+    saga::{Cause, Event, StepPath},
+};
+
+use super::{
+    draft::{Draft, TIMEOUT_DEFAULT},
+    render::{Site, cut},
+    request::Request,
+    state::{Attempt, Phase, compensation_path},
+};
+
+impl Draft {
+    pub(super) fn advance_unwinding(&mut self) {
+        if !self.state.attempts.is_empty() {
+            return;
+        }
+        let Some(next) = self.state.done.last().cloned() else { return self.end_unwinding() };
+        if next.not_before > self.now {
+            return;
+        }
+        let Some(definition) = self.state.definition().cloned() else { return };
+        let Some(undo) = definition.step(next.step).and_then(|step| step.compensate.as_ref()) else {
+            return self.push(Event::CompensationSkipped {
+                path: next.path,
+                reason: "the definition does not undo it any more".to_owned(),
+                at: self.now,
+            });
+        };
+        let attempt = next.attempts.saturating_add(1);
+        let site = Site { state: &self.state, rounds: &next.rounds, now: self.now };
+        match site.request(&undo.kind, &compensation_path(&next.path), attempt) {
+            Ok((request, _)) => {
+                let deadline = self.now.after(undo.timeout.unwrap_or(TIMEOUT_DEFAULT));
+                let request = without_budget(request).write();
+                self.push(Event::CompensationStarted { path: next.path, attempt, request, deadline, at: self.now });
+            }
+            Err((kind, message)) => self.need_operator(&next.path, next.attempts, kind, message),
+        }
+    }
+
+    fn end_unwinding(&mut self) {
+        let Phase::Unwinding { cause, kind, message, .. } = self.state.phase.clone() else { return };
+        let at = self.now;
+        self.push(match cause {
+            Cause::Cancelled => Event::Cancelled { reason: message, at },
+            Cause::StepFailed | Cause::Limit | Cause::Operator if self.state.compensated.is_empty() => {
+                Event::Failed { kind, message, at }
+            }
+            Cause::StepFailed | Cause::Limit | Cause::Operator => Event::Unwound { kind, message, at },
+        });
+    }
+
+    /// An attempt to undo a step failed.
+    pub(super) fn undo_failed(&mut self, path: &StepPath, flying: &Attempt, kind: String, message: &str) {
+        let definition = self.state.definition().cloned();
+        let undo =
+            definition.as_ref().and_then(|read| read.step(flying.step)).and_then(|step| step.compensate.as_ref());
+        let done = self.state.done.iter().find(|done| done.path == *path);
+        let forgiven = done.map_or(0, |done| done.forgiven);
+        let tried = flying.attempt.saturating_sub(forgiven);
+        let whole = compensation_path(path);
+        match undo.and_then(|undo| self.retry_at(&undo.retry, &whole, tried, &kind)) {
+            Some(retry_at) => self.push(Event::AttemptFailed {
+                path: whole,
+                attempt: flying.attempt,
+                kind,
+                message: cut(message),
+                cost: NanoUsd(0),
+                retry_at,
+                at: self.now,
+            }),
+            None => self.need_operator(path, flying.attempt, kind, cut(message)),
+        }
+    }
+
+    fn need_operator(&mut self, path: &StepPath, attempt: u32, kind: String, message: String) {
+        let (failed, at) = (path.clone(), self.now);
+        let (what, said) = (kind.clone(), message.clone());
+        self.push(Event::CompensationFailed { path: failed, attempt, kind: what, message: said, at });
+        let compensated = self.state.compensated.clone();
+        let remaining = self.state.done.iter().rev().map(|done| done.path.clone()).collect();
+        self.push(Event::OperatorNeeded { path: path.clone(), kind, message, compensated, remaining, at });
+    }
+}
+
+/// A saga that undoes something spends nothing: its money would be beyond the budget.
+fn without_budget(request: Request) -> Request {
+    match request {
+        Request::Saga { definition, version, input, stream, .. } => {
+            Request::Saga { definition, version, input, budget: NanoUsd(0), stream }
+        }
+        other @ (Request::Model { .. }
+        | Request::Http { .. }
+        | Request::Append { .. }
+        | Request::Notify { .. }
+        | Request::Approve { .. }) => other,
+    }
+}
+
+/// When undoing goes on by itself, if it waits for nothing else.
+pub(super) fn resumes_at(state: &super::state::State) -> Option<TimestampUs> {
+    if !state.attempts.is_empty() {
+        return None;
+    }
+    Some(state.done.last().map_or(state.changed_at, |done| done.not_before.max(state.changed_at)))
+}

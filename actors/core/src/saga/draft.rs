@@ -1,0 +1,458 @@
+//! A decision in the making: a state with the events so far folded into it, and what follows from it.
+//!
+//! Whatever can happen without the world happens at once and in the order of the paths, up to `EVENTS_MAX` events or
+//! `BYTES_MAX` bytes; what is left over is due at once (`next_deadline`).
+
+use events_model::{
+    DurationUs, NanoUsd, TimestampUs,
+    saga::{Cause, Event, Json, Limit, StepPath},
+};
+use serde_json::Value;
+
+use super::{
+    definition::{Kind, OnTimeout, Retry, Step, StepIndex, Until},
+    evolve::{TIMEOUT, UNUSABLE, path_at},
+    limits::{Verdict, judge},
+    render::{Fault, Site, cut},
+    state::{Current, OUTPUT_BYTES_MAX, Phase, State, step_path},
+    tree::compact,
+};
+
+/// Most events of one decision, about.
+pub const EVENTS_MAX: usize = 256;
+/// Most bytes of requests and outcomes of one decision, about: a commit holds 1 MiB.
+pub const BYTES_MAX: usize = 512 * 1024;
+/// Longest attempt of a step that does not say.
+pub const TIMEOUT_DEFAULT: DurationUs = DurationUs::from_secs(60);
+
+/// The decision so far.
+pub(super) struct Draft {
+    pub(super) state: State,
+    pub(super) events: Vec<Event>,
+    pub(super) now: TimestampUs,
+    bytes: usize,
+}
+
+impl Draft {
+    pub(super) fn new(state: &State, now: TimestampUs) -> Self {
+        Self { state: state.clone(), events: Vec::new(), now, bytes: 0 }
+    }
+
+    pub(super) fn push(&mut self, event: Event) {
+        self.bytes = self.bytes.saturating_add(match &event {
+            Event::StepStarted { request, .. } | Event::CompensationStarted { request, .. } => request.as_str().len(),
+            Event::StepSucceeded { output, .. } | Event::Completed { output, .. } => output.as_str().len(),
+            Event::ItemsFound { items, .. } => items.as_str().len(),
+            Event::SignalReceived { payload, .. } => payload.as_str().len(),
+            Event::Started { .. }
+            | Event::StepSkipped { .. }
+            | Event::AttemptFailed { .. }
+            | Event::StepFailed { .. }
+            | Event::WaitStarted { .. }
+            | Event::WaitEnded { .. }
+            | Event::SignalConsumed { .. }
+            | Event::BranchesStarted { .. }
+            | Event::ItemStarted { .. }
+            | Event::BranchEnded { .. }
+            | Event::Degraded { .. }
+            | Event::LoopCut { .. }
+            | Event::UnwindingStarted { .. }
+            | Event::StepCompensated { .. }
+            | Event::CompensationFailed { .. }
+            | Event::CompensationSkipped { .. }
+            | Event::OperatorNeeded { .. }
+            | Event::StepRetried { .. }
+            | Event::OutcomeIgnored { .. }
+            | Event::Failed { .. }
+            | Event::Unwound { .. }
+            | Event::Cancelled { .. }
+            | Event::Migrated { .. } => 0,
+        });
+        self.state = std::mem::take(&mut self.state).evolve(&event);
+        self.events.push(event);
+    }
+
+    /// Does all that follows without the world.
+    pub(super) fn advance(&mut self) {
+        while self.events.len() < EVENTS_MAX && self.bytes < BYTES_MAX {
+            let before = self.events.len();
+            match self.state.phase {
+                Phase::Running => self.advance_running(),
+                Phase::Unwinding { .. } => self.advance_unwinding(),
+                Phase::New
+                | Phase::NeedsOperator { .. }
+                | Phase::Completed { .. }
+                | Phase::Failed { .. }
+                | Phase::Unwound { .. }
+                | Phase::Cancelled { .. } => {}
+            }
+            if self.events.len() == before {
+                return;
+            }
+        }
+    }
+
+    fn advance_running(&mut self) {
+        let Some((key, ready)) = self.state.ready() else { return };
+        match ready {
+            Ready::Begin(step) => self.begin(&key, step),
+            Ready::FrameEnd if key.as_str().is_empty() => self.complete(),
+            Ready::FrameEnd => self.push(Event::BranchEnded { path: key }),
+            Ready::Join(path, output) => self.succeed_inside(&path, output),
+            Ready::Item(path, index) => self.push(Event::ItemStarted { path, index }),
+        }
+    }
+
+    /// The end of a step that needs nothing from outside.
+    fn succeed_inside(&mut self, path: &StepPath, output: Json) {
+        if output.as_str().len() > OUTPUT_BYTES_MAX {
+            return self.fail_step(path, 0, too_large(), NanoUsd(0));
+        }
+        let (path, at) = (path.clone(), self.now);
+        self.push(Event::StepSucceeded { path, attempt: 0, output, cost: NanoUsd(0), at });
+    }
+
+    fn complete(&mut self) {
+        let site = Site { state: &self.state, rounds: &[], now: self.now };
+        let output = self.state.definition().and_then(|read| read.output.as_ref());
+        match output.map_or(Ok(Value::Null), |output| site.render(output)) {
+            Ok(output) => self.push(Event::Completed { output: compact(&output), at: self.now }),
+            Err((kind, message)) => self.unwind(Cause::StepFailed, StepPath::default(), kind, message),
+        }
+    }
+
+    fn begin(&mut self, key: &StepPath, index: StepIndex) {
+        let Some(definition) = self.state.definition().cloned() else { return };
+        let (Some(step), Some(frame)) = (definition.step(index), self.state.frames.get(key)) else { return };
+        match judge(&self.state, &definition, self.now) {
+            Verdict::Fine => {}
+            Verdict::Degrade(reason) => return self.degrade(reason),
+            Verdict::Cut(reason) => return self.cut(reason),
+        }
+        let (path, rounds) = (step_path(key, &step.id), frame.rounds.clone());
+        let site = Site { state: &self.state, rounds: &rounds, now: self.now };
+        let begun = match step.condition.as_ref().map_or(Ok(true), |condition| site.holds(condition)) {
+            Ok(false) => Ok(Event::StepSkipped { path: path.clone() }),
+            Ok(true) if step.kind.is_action() => return self.attempt(&path, index, 1),
+            Ok(true) => self.inside(&site, step, &path),
+            Err(fault) => Err(fault),
+        };
+        match begun {
+            Ok(event) => self.push(event),
+            Err(fault) => self.fail_step(&path, 0, fault, NanoUsd(0)),
+        }
+    }
+
+    /// What a step that is no action does.
+    fn inside(&self, site: &Site<'_>, step: &Step, path: &StepPath) -> Result<Event, Fault> {
+        let (path, at) = (path.clone(), self.now);
+        match &step.kind {
+            Kind::Wait(Until::For(span)) => {
+                Ok(Event::WaitStarted { path, signal: String::new(), until: at.after(*span), at })
+            }
+            Kind::Wait(Until::At(node)) => {
+                Ok(Event::WaitStarted { path, signal: String::new(), until: site.until(node)?, at })
+            }
+            Kind::Signal { name, timeout, .. } => {
+                if self.state.signals.iter().any(|(found, _)| found == name) {
+                    return Ok(Event::SignalConsumed { path, name: name.clone(), at });
+                }
+                Ok(Event::WaitStarted { path, signal: name.clone(), until: at.after(*timeout), at })
+            }
+            Kind::Parallel { branches, .. } => {
+                let count = u32::try_from(branches.len()).unwrap_or(u32::MAX);
+                Ok(Event::BranchesStarted { path, branches: (0..count).collect() })
+            }
+            Kind::Choice { cases } => {
+                for (branch, (condition, _)) in (0_u32..).zip(cases) {
+                    if condition.as_ref().map_or(Ok(true), |condition| site.holds(condition))? {
+                        return Ok(Event::BranchesStarted { path, branches: vec![branch] });
+                    }
+                }
+                Ok(Event::BranchesStarted { path, branches: Vec::new() })
+            }
+            Kind::Each { items, at_most, .. } => {
+                let items = site.items(items)?;
+                let most = usize::try_from(*at_most).unwrap_or(usize::MAX);
+                if items.len() > most {
+                    let said = format!("there are {} items, at most {most} are allowed", items.len());
+                    return Err(("too_many_items".to_owned(), said));
+                }
+                let items = compact(&Value::Array(items));
+                if items.as_str().len() > OUTPUT_BYTES_MAX {
+                    return Err(too_large());
+                }
+                Ok(Event::ItemsFound { path, items })
+            }
+            Kind::Set { values } => {
+                let output = compact(&site.render(values)?);
+                Ok(Event::StepSucceeded { path, attempt: 0, output, cost: NanoUsd(0), at })
+            }
+            Kind::Fail { kind, message } => Err((cut(&site.text(kind)?), cut(&site.text(message)?))),
+            Kind::Model { .. }
+            | Kind::Http { .. }
+            | Kind::Append { .. }
+            | Kind::Notify { .. }
+            | Kind::Approve { .. }
+            | Kind::Saga { .. } => Err(("internal".to_owned(), "an action is no inner step".to_owned())),
+        }
+    }
+
+    /// Begins an attempt of an action, with its money.
+    pub(super) fn attempt(&mut self, path: &StepPath, index: StepIndex, attempt: u32) {
+        let Some(definition) = self.state.definition().cloned() else { return };
+        let Some(step) = definition.step(index) else { return };
+        let rounds = self.state.frames.get(&super::state::split_step(path).0).map(|frame| frame.rounds.clone());
+        let rounds = rounds.unwrap_or_default();
+        let site = Site { state: &self.state, rounds: &rounds, now: self.now };
+        let (request, reserved) = match site.request(&step.kind, path, attempt) {
+            Ok(found) => found,
+            Err(fault) => return self.fail_step(path, 0, fault, NanoUsd(0)),
+        };
+        if reserved > self.state.left() {
+            let levels = definition.degrade.len();
+            if usize::try_from(self.state.level).is_ok_and(|level| level < levels) {
+                self.degrade(Limit::Spend);
+                return self.attempt(path, index, attempt);
+            }
+            return self.cut(Limit::Spend);
+        }
+        let deadline = self.now.after(timeout(step, &step.kind, &self.state, self.now));
+        let (path, request, at) = (path.clone(), request.write(), self.now);
+        self.push(Event::StepStarted { path, attempt, request, reserved, deadline, at });
+    }
+
+    /// An attempt failed: another follows, or the step has failed.
+    pub(super) fn attempt_failed(&mut self, path: &StepPath, kind: String, message: &str, cost: NanoUsd) {
+        let Some(flying) = self.state.attempts.get(path).cloned() else { return };
+        let definition = self.state.definition().cloned();
+        let retry = definition.as_ref().and_then(|read| read.step(flying.step)).map(|step| &step.retry);
+        let fault = (kind, cut(message));
+        match retry.filter(|_| !flying.abandoned).and_then(|retry| self.retry_at(retry, path, flying.attempt, &fault.0))
+        {
+            Some(retry_at) => {
+                let (path, attempt, at) = (path.clone(), flying.attempt, self.now);
+                let (kind, message) = fault;
+                self.push(Event::AttemptFailed { path, attempt, kind, message, cost, retry_at, at });
+            }
+            None if flying.abandoned => {
+                let (path, attempt, at) = (path.clone(), flying.attempt, self.now);
+                let (kind, message) = fault;
+                self.push(Event::StepFailed { path, attempt, kind, message, cost, at });
+            }
+            None => self.fail_step(path, flying.attempt, fault, cost),
+        }
+    }
+
+    /// When the next attempt begins, if there is one: exponential, spread evenly from nothing to the whole (full jitter).
+    pub(super) fn retry_at(&self, retry: &Retry, path: &StepPath, attempt: u32, kind: &str) -> Option<TimestampUs> {
+        if attempt >= retry.attempts || retry.not.iter().any(|not| not == kind) {
+            return None;
+        }
+        let mut most = retry.first.0;
+        for _ in 1..attempt {
+            most = most.saturating_mul(retry.factor.into()).min(retry.max.0);
+        }
+        let seed = Site { state: &self.state, rounds: &[], now: self.now }.seed(path, attempt);
+        let wait = seed.checked_rem(most.min(retry.max.0).saturating_add(1)).unwrap_or(0);
+        Some(self.now.after(DurationUs(wait)))
+    }
+
+    /// A step did its work, but what came of it cannot be kept: like after a timeout, it has to be undone.
+    pub(super) fn unusable(&mut self, path: &StepPath, message: String, cost: NanoUsd) {
+        let attempt = self.state.attempts.get(path).map_or(0, |flying| flying.attempt);
+        self.fail_step(path, attempt, (UNUSABLE.to_owned(), message), cost);
+    }
+
+    pub(super) fn fail_step(&mut self, path: &StepPath, attempt: u32, (kind, message): Fault, cost: NanoUsd) {
+        let (at, failed) = (self.now, path.clone());
+        self.push(Event::StepFailed { path: failed, attempt, kind: kind.clone(), message: message.clone(), cost, at });
+        self.unwind(Cause::StepFailed, path.clone(), kind, message);
+    }
+
+    pub(super) fn unwind(&mut self, cause: Cause, path: StepPath, kind: String, message: String) {
+        if matches!(self.state.phase, Phase::Running) {
+            self.push(Event::UnwindingStarted { cause, path, kind, message, at: self.now });
+        }
+    }
+
+    fn degrade(&mut self, reason: Limit) {
+        let level = self.state.level.saturating_add(1);
+        self.push(Event::Degraded { level, reason, at: self.now });
+    }
+
+    pub(super) fn cut(&mut self, reason: Limit) {
+        self.push(Event::LoopCut { reason, at: self.now });
+        let message = format!("the limit {} is reached", reason.name());
+        self.unwind(Cause::Limit, StepPath::default(), "limit".to_owned(), message);
+    }
+
+    /// Does all that is due.
+    pub(super) fn wake(&mut self) {
+        if matches!(self.state.phase, Phase::Running) && self.state.deadline <= self.now {
+            self.cut(Limit::WallTime);
+        }
+        let now = self.now;
+        let late: Vec<StepPath> = self
+            .state
+            .attempts
+            .iter()
+            .filter(|(_, flying)| flying.deadline <= now)
+            .map(|(path, _)| path.clone())
+            .collect();
+        for path in late {
+            if self.events.len() >= EVENTS_MAX {
+                return;
+            }
+            self.time_out(&path);
+        }
+        let waiting: Vec<StepPath> = self.state.frames.keys().cloned().collect();
+        for key in waiting {
+            if self.events.len() >= EVENTS_MAX || self.bytes >= BYTES_MAX {
+                return;
+            }
+            self.wait_over(&key);
+        }
+    }
+
+    fn time_out(&mut self, path: &StepPath) {
+        let Some(flying) = self.state.attempts.get(path).cloned() else { return };
+        if let Some(undone) = super::state::compensated_step(path) {
+            return self.undo_failed(&undone, &flying, TIMEOUT.to_owned(), "there was no answer in time");
+        }
+        let definition = self.state.definition().cloned();
+        let step = definition.as_ref().and_then(|read| read.step(flying.step));
+        if let Some(Kind::Approve { on_timeout: OnTimeout::Continue, .. }) = step.map(|step| &step.kind) {
+            let (path, attempt, at) = (path.clone(), flying.attempt, self.now);
+            let output = "null".into();
+            return self.push(Event::StepSucceeded { path, attempt, output, cost: NanoUsd(0), at });
+        }
+        // Nobody knows what it cost: at worst all that was reserved.
+        self.attempt_failed(path, TIMEOUT.to_owned(), "there was no answer in time", flying.reserved);
+    }
+
+    fn wait_over(&mut self, key: &StepPath) {
+        let Some(frame) = self.state.frames.get(key) else { return };
+        let Some(index) = self.state.at(frame) else { return };
+        let Some(path) = path_at(&self.state, key, frame) else { return };
+        match frame.current.clone() {
+            Current::Backoff { attempt, until } if until <= self.now => {
+                let Some(definition) = self.state.definition().cloned() else { return };
+                match judge(&self.state, &definition, self.now) {
+                    Verdict::Cut(reason) => self.cut(reason),
+                    Verdict::Degrade(reason) => {
+                        self.degrade(reason);
+                        self.attempt(&path, index, attempt.saturating_add(1));
+                    }
+                    Verdict::Fine => self.attempt(&path, index, attempt.saturating_add(1)),
+                }
+            }
+            Current::Waiting { signal, until } if until <= self.now => {
+                let kind = self.state.definition().and_then(|read| read.step(index)).map(|step| step.kind.clone());
+                if let Some(Kind::Signal { on_timeout: OnTimeout::Fail, .. }) = kind {
+                    let message = format!("the signal {signal} did not come in time");
+                    return self.fail_step(&path, 0, (TIMEOUT.to_owned(), message), NanoUsd(0));
+                }
+                self.push(Event::WaitEnded { path, at: self.now });
+            }
+            Current::Idle
+            | Current::Running
+            | Current::Backoff { .. }
+            | Current::Waiting { .. }
+            | Current::Branches { .. }
+            | Current::Items { .. } => {}
+        }
+    }
+
+    /// Steps that wait for a signal take it.
+    pub(super) fn deliver(&mut self, name: &str) {
+        let waits = |current: &Current| matches!(current, Current::Waiting { signal, .. } if signal == name);
+        let found = self.state.frames.iter().find(|(_, frame)| waits(&frame.current));
+        if let Some(path) = found.and_then(|(key, frame)| path_at(&self.state, key, frame)) {
+            self.push(Event::SignalConsumed { path, name: name.to_owned(), at: self.now });
+        }
+    }
+}
+
+impl State {
+    /// Whether something can happen without the world.
+    pub(super) fn is_ready(&self) -> bool {
+        self.ready().is_some()
+    }
+
+    /// The first frame that can go on, in the order of the paths.
+    fn ready(&self) -> Option<(StepPath, Ready)> {
+        for (key, frame) in &self.frames {
+            let at = self.at(frame);
+            let ready = match (&frame.current, at) {
+                (Current::Idle, Some(step)) => Some(Ready::Begin(step)),
+                // The last word is spoken when nothing is in flight: money, and what may have to be undone.
+                (Current::Idle, None) if key.as_str().is_empty() && !self.attempts.is_empty() => None,
+                (Current::Idle, None) => Some(Ready::FrameEnd),
+                (Current::Branches { count, ended }, Some(step)) => {
+                    let kind = self.definition().and_then(|read| read.step(step)).map(|step| &step.kind);
+                    let output = kind.and_then(|kind| self.joined(kind, *count, ended));
+                    output.and_then(|output| Some(Ready::Join(path_at(self, key, frame)?, output)))
+                }
+                (Current::Items { items, begun, ended }, Some(step)) => self.items(key, step, items, *begun, ended),
+                (Current::Running | Current::Backoff { .. } | Current::Waiting { .. }, _)
+                | (Current::Branches { .. } | Current::Items { .. }, None) => None,
+            };
+            if let Some(ready) = ready {
+                return Some((key.clone(), ready));
+            }
+        }
+        None
+    }
+
+    fn items(
+        &self,
+        key: &StepPath,
+        step: StepIndex,
+        items: &[Json],
+        begun: u32,
+        ended: &std::collections::BTreeMap<u32, Json>,
+    ) -> Option<Ready> {
+        let step = self.definition()?.step(step)?;
+        let Kind::Each { in_parallel, .. } = &step.kind else { return None };
+        let path = step_path(key, &step.id);
+        let count = u32::try_from(items.len()).unwrap_or(u32::MAX);
+        if let Some(output) = self.joined(&step.kind, count, ended) {
+            return Some(Ready::Join(path, output));
+        }
+        let running = begun.saturating_sub(u32::try_from(ended.len()).unwrap_or(u32::MAX));
+        (begun < count && running < *in_parallel).then_some(Ready::Item(path, begun))
+    }
+}
+
+/// What a frame can do.
+enum Ready {
+    Begin(StepIndex),
+    FrameEnd,
+    Join(StepPath, Json),
+    Item(StepPath, u32),
+}
+
+fn too_large() -> Fault {
+    ("output_too_large".to_owned(), format!("an outcome has at most {OUTPUT_BYTES_MAX} bytes"))
+}
+
+/// How long an attempt may take.
+fn timeout(step: &Step, kind: &Kind, state: &State, now: TimestampUs) -> DurationUs {
+    match kind {
+        Kind::Approve { timeout, .. } => *timeout,
+        // A saga ends by its own limits; the wait for it, with the waiting one.
+        Kind::Saga { .. } => step.timeout.unwrap_or_else(|| state.deadline.since(now)),
+        Kind::Model { .. }
+        | Kind::Http { .. }
+        | Kind::Append { .. }
+        | Kind::Notify { .. }
+        | Kind::Wait(_)
+        | Kind::Signal { .. }
+        | Kind::Parallel { .. }
+        | Kind::Choice { .. }
+        | Kind::Each { .. }
+        | Kind::Set { .. }
+        | Kind::Fail { .. } => step.timeout.unwrap_or(TIMEOUT_DEFAULT),
+    }
+}

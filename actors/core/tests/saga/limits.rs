@@ -1,0 +1,187 @@
+//! Money and loop safety: what is reserved and settled, what becomes cheaper, what is cut.
+
+use actors_core::{
+    Decider as _,
+    saga::{Effect, Request, Saga},
+};
+use events_model::{DurationUs, NanoUsd, saga::Command};
+
+use crate::story::{Story, definition, start};
+
+fn model(id: &str, tokens: u32) -> String {
+    format!(
+        "- id: {id}\n  model:\n    model: sim-small\n    max_tokens: {tokens}\n    messages:\n      \
+         - {{role: system, content: be brief}}\n      - {{role: user, content: one}}\n      \
+         - {{role: assistant, content: two}}\n      - {{role: user, content: three}}\n"
+    )
+}
+
+fn asked(effect: &Effect) -> (u32, String, usize) {
+    let Effect::Run { request: Request::Model { max_tokens, tier, messages, .. }, .. } = effect else { panic!() };
+    (*max_tokens, tier.clone(), messages.as_str().matches("role").count())
+}
+
+#[test]
+fn a_model_step_reserves_its_worst_case_and_settles_what_it_cost() {
+    let mut story = Story::of("budget: $1", &(model("a", 1_000) + &model("b", 1_000) + &model("c", 1_000)));
+    let reserved = story.state.reserved;
+    // A nano-dollar a token: the answer's thousand, and no more of the prompt than its bytes and 16 a message.
+    assert!(reserved > NanoUsd(1_000) && reserved < NanoUsd(1_400), "{reserved:?}");
+    story.outcome("a", Ok("{}"), NanoUsd(700));
+    assert_eq!((story.state.spent, story.state.reserved), (NanoUsd(700), reserved));
+    // Who bills more than was reserved bears the rest; a failure may cost something too.
+    story.outcome("b", Ok("{}"), NanoUsd::from_usd(5));
+    assert_eq!((story.state.spent, story.state.reserved), (NanoUsd(700).plus(reserved), reserved));
+    story.outcome("c", Err("upstream"), NanoUsd::from_usd(5));
+    assert_eq!((story.state.spent, story.state.reserved), (NanoUsd(700).plus(reserved).plus(reserved), NanoUsd(0)));
+    assert_eq!(Saga::view(&story.state, story.now).cost, story.state.spent);
+}
+
+#[test]
+fn an_attempt_without_an_answer_counts_for_all_that_was_reserved() {
+    let mut story = Story::of("budget: $1", &model("a", 1_000));
+    let reserved = story.state.reserved;
+    story.wake().then(&["started", "a begins #1", "a failed timeout", "unwinding StepFailed", "failed timeout"]);
+    assert_eq!(story.state.spent, reserved);
+}
+
+#[test]
+fn money_that_does_not_fit_degrades_first_and_cuts_then() {
+    let head = "budget: $0.0000015\ndegrade:\n  - {tier: economy}\n  - {max_tokens: 100, context_messages: 1}";
+    let mut story = Story::of(head, &(model("a", 1_300) + &model("b", 1_300)));
+    story.then(&["started", "degraded 1 spend", "degraded 2 spend", "a begins #1"]);
+    assert_eq!(asked(&story.effects[0]), (100, "economy".to_owned(), 2));
+    let reserved = story.state.reserved;
+    story.outcome("a", Ok("{}"), reserved).outcome("b", Ok("{}"), NanoUsd(0));
+    story.then(&["a = {}", "b begins #1", "b = {}", "completed null"]);
+    let mut story = Story::of("budget: $0.000001", &model("a", 1_300));
+    story.then(&["started", "cut spend", "unwinding Limit", "failed limit"]);
+}
+
+#[test]
+fn a_start_may_lower_the_budget_and_the_limit_of_spending_does_too() {
+    let mut begin = start(&definition("budget: $1\nlimits: {spend: $0.50}", "- id: w\n  wait: {for: 1h}\n"), "{}");
+    begin.budget = Some(NanoUsd(5));
+    assert_eq!(Story::begin(begin.clone()).state.budget, NanoUsd(5));
+    begin.budget = None;
+    assert_eq!(Story::begin(begin).state.budget, NanoUsd(500_000_000));
+}
+
+/// Ten items, each asked about with the same words.
+fn asks(body: &str) -> String {
+    let items: Vec<_> = (0..10).map(|n| n.to_string()).collect();
+    format!(
+        "- id: e\n  each:\n    items: \"[{}]\"\n    steps:\n      - id: x\n        http: {{url: u, body: \"{body}\"}}\n",
+        items.join(",")
+    )
+}
+
+/// Answers until the saga ends; returns what was cut and degraded.
+fn answered(head: &str, steps: &str, mut answer: impl FnMut(usize) -> String) -> (Vec<String>, usize) {
+    let mut story = Story::of(head, steps);
+    let mut count = 0;
+    while let Some(path) = story.state.attempts.keys().next().cloned() {
+        story.succeed(path.as_str(), &answer(count));
+        count += 1;
+    }
+    let lines = story.events.iter().map(crate::story::short);
+    (lines.filter(|line| line.starts_with("cut") || line.starts_with("degraded")).collect(), count)
+}
+
+#[test]
+fn too_many_steps_degrade_first_where_the_definition_allows() {
+    let limits = "limits: {steps: 5}";
+    let (lines, count) = answered(limits, &asks("${item}"), |n| n.to_string());
+    assert_eq!((lines, count), (vec!["cut steps".to_owned()], 4));
+    let head = format!("{limits}\ndegrade: [{{tier: economy}}]");
+    let (lines, _) = answered(&head, &asks("${item}"), |n| n.to_string());
+    assert_eq!(lines, ["degraded 1 steps", "cut steps"]);
+}
+
+#[test]
+fn the_same_question_with_the_same_answer_too_often_is_cut() {
+    let head = "limits: {repeats: {window: 8, same: 3}}";
+    let (lines, count) = answered(head, &asks("again"), |_| "1".to_owned());
+    assert_eq!((lines, count), (vec!["cut repeats".to_owned()], 3));
+    let degraded = format!("{head}\ndegrade: [{{tier: economy}}]");
+    // With one level, between half of the limit and the limit there is three quarters: no whole number of three.
+    let (lines, _) = answered(&degraded, &asks("again"), |_| "1".to_owned());
+    assert_eq!(lines, ["cut repeats"]);
+    let wide = "limits: {repeats: {window: 8, same: 4}}\ndegrade: [{tier: economy}]";
+    assert_eq!(answered(wide, &asks("again"), |_| "1".to_owned()).0, ["degraded 1 repeats", "cut repeats"]);
+    // An oscillation is one too; other questions are none.
+    let (lines, count) = answered(head, &asks("again"), |n| (n % 2).to_string());
+    assert_eq!((lines, count), (vec!["cut repeats".to_owned()], 5));
+    assert_eq!(answered(head, &asks("${item}"), |_| "1".to_owned()), (Vec::new(), 10));
+}
+
+#[test]
+fn steps_that_bring_nothing_new_are_cut() {
+    let head = "limits: {no_progress_steps: 4}";
+    let (lines, count) = answered(head, &asks("${item}"), |_| "1".to_owned());
+    assert_eq!((lines, count), (vec!["cut no_progress".to_owned()], 5));
+    let head = format!("{head}\ndegrade: [{{tier: economy}}]");
+    let (lines, _) = answered(&head, &asks("${item}"), |_| "1".to_owned());
+    assert_eq!(lines, ["degraded 1 no_progress", "cut no_progress"]);
+    assert_eq!(answered(&head, &asks("${item}"), |n| n.to_string()), (Vec::new(), 10));
+}
+
+#[test]
+fn time_is_cut_when_it_is_over_even_while_nothing_happens() {
+    let steps = "- id: a\n  wait: {for: 45m}\n- id: b\n  wait: {for: 1h}\n";
+    let mut story = Story::of("limits: {wall_time: 1h}\ndegrade: [{tier: economy}]", steps);
+    story.wake().then(&["started", "a waits", "a waited", "degraded 1 wall_time", "b waits"]);
+    story.wake_within(DurationUs::from_secs(900)).then(&["cut wall_time", "unwinding Limit", "failed limit"]);
+    let mut story = Story::of("limits: {wall_time: 1h}", steps);
+    story.wake().wake().then(&[
+        "started",
+        "a waits",
+        "a waited",
+        "b waits",
+        "cut wall_time",
+        "unwinding Limit",
+        "failed limit",
+    ]);
+}
+
+#[test]
+fn outcomes_that_are_too_large_are_not_kept() {
+    let large = |bytes: usize| format!("\"{}\"", "x".repeat(bytes));
+    let steps = "- id: a\n  http: {url: u}\n  compensate: {http: {url: v}}\n";
+    let mut story = Story::of("", steps);
+    story.succeed("a", &large(65 * 1024)).succeed("a.compensate", "0");
+    story.then(&[
+        "started",
+        "a begins #1",
+        "a failed outcome_unusable",
+        "unwinding StepFailed",
+        "undo a #1",
+        "undone a",
+        "unwound outcome_unusable",
+    ]);
+    let mut story = Story::of("", steps);
+    story.succeed("a", "{").succeed("a.compensate", "0");
+    assert_eq!(crate::story::short(story.events.last().unwrap()), "unwound outcome_unusable");
+    // Together they have a bound as well.
+    let items = "- id: e\n  each:\n    items: \"[1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20]\"\n    \
+                 steps:\n      - id: x\n        http: {url: \"${item}\"}\n";
+    let (lines, count) = answered("", items, |n| large(60_000 + n));
+    assert_eq!((lines, count), (vec!["cut output_bytes".to_owned()], 18));
+}
+
+#[test]
+fn decisions_are_bounded_and_what_is_left_over_is_due_at_once() {
+    let steps = "- id: e\n  each:\n    items: input.items\n    steps:\n      - id: x\n        set: {n: \"${item}\"}\n";
+    let text = definition("input: {items: list}\nlimits: {steps: 5000, wall_time: 1d}", steps);
+    let items: Vec<_> = (0..1_000).map(|n| n.to_string()).collect();
+    let mut story = Story::begin(start(&text, &format!("{{\"items\":[{}]}}", items.join(","))));
+    let mut decisions = 1;
+    while !story.state.phase.is_end() {
+        let before = story.events.len();
+        story.wake_within(DurationUs(0));
+        assert!(story.events.len() - before <= actors_core::saga::EVENTS_MAX + 8);
+        decisions += 1;
+    }
+    assert!(decisions > 10, "{decisions}");
+    assert_eq!(story.tell(&Command::Wake), Err(actors_core::saga::Rejection::NothingDue));
+}
