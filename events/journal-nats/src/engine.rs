@@ -285,7 +285,8 @@ impl JetStreamLog {
     }
 
     /// Takes a shard: reads its end from the leader and waits until the replica is there; then appends are accepted.
-    /// Appends that are called meanwhile wait. Tries for as long as it takes; taking what is owned already does nothing.
+    /// Appends that are called meanwhile wait. Tries for as long as it takes. What is owned already is taken anew: whoever
+    /// calls does not know what happened since.
     ///
     /// # Errors
     /// `NoSuchShard`, `Released`, `Stopped`: it is not owned.

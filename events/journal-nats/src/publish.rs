@@ -73,11 +73,13 @@ pub(crate) struct Writer {
     end: End,
     /// Groups whose outcome was unknown and which may still arrive, by their links.
     doubtful: Vec<Link>,
+    /// The log says that it is not known what became of the last group.
+    is_in_doubt: bool,
 }
 
 impl Writer {
     pub(crate) const fn new(core: Arc<Core>, shard: Arc<Shard>) -> Self {
-        Self { core, shard, end: End { sequence: 0, link: group::START }, doubtful: Vec::new() }
+        Self { core, shard, end: End { sequence: 0, link: group::START }, doubtful: Vec::new(), is_in_doubt: false }
     }
 
     pub(crate) async fn run(mut self) {
@@ -88,29 +90,40 @@ impl Writer {
     async fn write(&mut self) {
         loop {
             match self.shard.work() {
-                Work::Take => self.take().await,
+                Work::Take(takes) => self.take(takes).await,
                 Work::Publish(group) => self.publish(group).await,
-                Work::Wait => self.shard.wake.notified().await,
+                Work::Wait => {
+                    // A shard that was given back is nobody's concern here.
+                    self.doubt(false);
+                    self.shard.wake.notified().await;
+                }
             }
         }
     }
 
+    fn doubt(&mut self, is_in_doubt: bool) {
+        if self.is_in_doubt != is_in_doubt {
+            self.is_in_doubt = is_in_doubt;
+            self.core.doubt(self.shard.index, is_in_doubt);
+        }
+    }
+
     /// Reads where the shard ends from the leader and waits until the replica is there; tries until it is released.
-    async fn take(&mut self) {
+    async fn take(&mut self, takes: u64) {
         let mut start = clock::now();
         let mut pauses = Pauses::new();
-        while self.shard.is_taking() {
+        while self.shard.is_taking(takes) {
             match self.core.leader.last(&self.shard.subject).await {
                 Ok(last) => {
                     if let Some(end) = self.reach(last).await {
                         self.end = end;
-                        self.core.doubt(self.shard.index, false);
-                        return self.shard.taken();
+                        self.doubt(false);
+                        return self.shard.taken(takes);
                     }
                 }
                 Err(error) if start.elapsed() >= self.core.options.resolve_max => {
                     warn!(shard = self.shard.index, error = %error, "the end of a shard cannot be read");
-                    self.core.doubt(self.shard.index, true);
+                    self.doubt(true);
                     self.shard.refuse_waiting(&Refusal::Unreachable);
                     start = clock::now();
                 }
@@ -118,7 +131,6 @@ impl Writer {
             }
             pauses.pause().await;
         }
-        self.core.doubt(self.shard.index, false);
     }
 
     /// Waits until the replica has this last message of the shard; `None` = the leader that told of it was behind.
@@ -167,7 +179,7 @@ impl Writer {
             Outcome::Unknown(error) => {
                 warn!(shard, error = %error, "the outcome of a group is unknown, the shard is taken again");
                 self.doubtful.push(group.link);
-                self.core.doubt(shard, true);
+                self.doubt(true);
                 self.shard.unknown(forming, io::Error::other(error), &Refusal::Unreachable);
             }
         }

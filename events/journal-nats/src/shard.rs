@@ -5,7 +5,8 @@
 //!
 //! Invariants: the order of calls is the order of the shard; a commit that the replica does not show yet is in the
 //! overlay; whoever is answered on the strength of a group is answered after the replica has made it durable; what is
-//! answered `NotWritten` was in no group that was ever sent, or in one that another owner's group shut out.
+//! answered `NotWritten` was in no group that was ever sent, or in one that another owner's group shut out; whoever takes
+//! the shard gets it only after its end was read from the leader since.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -41,6 +42,8 @@ pub enum Phase {
 #[derive(Debug)]
 struct State {
     phase: Phase,
+    /// Counts how often it was begun to be taken: what was read for an earlier time says nothing about this one.
+    takes: u64,
     /// Set for good: the engine was closed or its follower stopped.
     ended: Option<Refusal>,
     /// Come while the shard is being taken.
@@ -72,7 +75,8 @@ impl State {
 /// What the writer of a shard does next.
 #[derive(Debug)]
 pub(crate) enum Work {
-    Take,
+    /// For the so-many-th time.
+    Take(u64),
     Publish(Forming),
     Wait,
 }
@@ -100,6 +104,7 @@ impl Shard {
     ) -> Self {
         let state = State {
             phase: Phase::Idle,
+            takes: 0,
             ended: None,
             waiting: VecDeque::new(),
             forming: VecDeque::new(),
@@ -153,8 +158,7 @@ impl Shard {
             }
             Phase::Idle if self.lazy => {
                 state.waiting.push_back(one);
-                self.set_phase(&mut state, Phase::Taking);
-                self.needs_writer(&mut state)
+                self.start_taking(&mut state)
             }
             Phase::Idle | Phase::Releasing | Phase::Lost => {
                 drop(state);
@@ -164,44 +168,35 @@ impl Shard {
         }
     }
 
-    fn needs_writer(&self, state: &mut State) -> bool {
+    fn start_taking(&self, state: &mut State) -> bool {
+        state.takes += 1;
+        self.set_phase(state, Phase::Taking);
         self.wake.notify_one();
         !std::mem::replace(&mut state.has_writer, true)
     }
 
-    /// Begins to take the shard; `true` = it needs a writer.
+    /// Begins to take the shard, whatever is known of it: its end is read anew. `true` = it needs a writer.
     pub(crate) fn begin_take(&self) -> bool {
         let mut state = self.state.lock();
-        match state.phase {
-            Phase::Idle | Phase::Lost => {
-                self.set_phase(&mut state, Phase::Taking);
-                self.needs_writer(&mut state)
-            }
-            Phase::Releasing => {
-                self.set_phase(&mut state, Phase::Owned);
-                false
-            }
-            Phase::Taking | Phase::Owned => false,
-        }
+        state.ended.is_none() && self.start_taking(&mut state)
     }
 
     /// Accepts nothing more; the shard is idle once everything that was accepted is answered.
     pub(crate) fn begin_release(&self) {
         let mut state = self.state.lock();
         match state.phase {
-            Phase::Owned => {
+            Phase::Owned | Phase::Taking => {
+                let waiting = std::mem::take(&mut state.waiting);
                 self.set_phase(&mut state, Phase::Releasing);
                 self.finish_release(&mut state);
-            }
-            Phase::Taking => {
-                let waiting = std::mem::take(&mut state.waiting);
-                self.set_phase(&mut state, Phase::Idle);
                 drop(state);
                 refuse_all(waiting, &Refusal::Fenced);
             }
             Phase::Lost => self.set_phase(&mut state, Phase::Idle),
             Phase::Idle | Phase::Releasing => {}
         }
+        // A writer that takes the shard looks whether it still should.
+        self.wake.notify_one();
     }
 
     fn finish_release(&self, state: &mut State) {
@@ -260,16 +255,17 @@ impl Shard {
         &mut state.forming[last]
     }
 
-    /// What the writer does next.
+    /// What the writer does next. What was accepted before the shard is taken again goes out behind the end that it was
+    /// accepted on, where another owner's group shuts it out; only then is the end read.
     pub(crate) fn work(&self) -> Work {
         let mut state = self.state.lock();
         match state.phase {
-            Phase::Taking => Work::Take,
-            Phase::Owned | Phase::Releasing => match state.forming.pop_front() {
+            Phase::Taking | Phase::Owned | Phase::Releasing => match state.forming.pop_front() {
                 Some(group) => {
                     state.is_flying = true;
                     Work::Publish(group)
                 }
+                None if state.phase == Phase::Taking => Work::Take(state.takes),
                 None => Work::Wait,
             },
             Phase::Idle | Phase::Lost => Work::Wait,
@@ -277,9 +273,9 @@ impl Shard {
     }
 
     /// The writer knows where the shard ends and the replica is there: judges what waited.
-    pub(crate) fn taken(&self) {
+    pub(crate) fn taken(&self, takes: u64) {
         let mut state = self.state.lock();
-        if state.phase == Phase::Taking {
+        if Self::still_takes(&state, takes) {
             self.set_phase(&mut state, Phase::Owned);
             while let Some(one) = state.waiting.pop_front() {
                 self.judge(&mut state, one);
@@ -287,9 +283,13 @@ impl Shard {
         }
     }
 
-    /// Whether it is still to be taken.
-    pub(crate) fn is_taking(&self) -> bool {
-        self.state.lock().phase == Phase::Taking
+    fn still_takes(state: &State, takes: u64) -> bool {
+        state.phase == Phase::Taking && state.takes == takes
+    }
+
+    /// Whether it is still to be taken, for the so-many-th time.
+    pub(crate) fn is_taking(&self, takes: u64) -> bool {
+        Self::still_takes(&self.state.lock(), takes)
     }
 
     /// The shard cannot be taken at the moment: refuses what waits.
@@ -325,14 +325,15 @@ impl Shard {
         }
     }
 
-    /// The group was certainly not written: it and all that was built on it is refused.
+    /// The group was certainly not written: it and all that was built on it is refused. A shard that is owned gets the
+    /// phase.
     pub(crate) fn refused(&self, group: Forming, refusal: &Refusal, phase: Phase) {
         for group in self.give_up(group, phase) {
             group.refuse(refusal);
         }
     }
 
-    /// Nobody knows whether the group was written; the shard is taken again before it accepts more.
+    /// Nobody knows whether the group was written; a shard that is owned is taken again before it accepts more.
     pub(crate) fn unknown(&self, group: Forming, error: io::Error, refusal: &Refusal) {
         let mut groups = self.give_up(group, Phase::Taking).into_iter();
         let error = Arc::new(error);
@@ -359,7 +360,17 @@ impl Shard {
                 state.heads.insert(member.stream.clone(), (member.last, sent.serial));
             }
         }
-        self.set_phase(state, phase);
+        match state.phase {
+            Phase::Owned if phase == Phase::Taking => {
+                // The writer that says so is there.
+                self.start_taking(state);
+            }
+            Phase::Owned => self.set_phase(state, phase),
+            // Nobody holds a lease of it any more.
+            Phase::Releasing => self.finish_release(state),
+            // It is taken anew as it is.
+            Phase::Taking | Phase::Idle | Phase::Lost => {}
+        }
         groups
     }
 
@@ -390,3 +401,6 @@ fn refuse_all(waiting: impl IntoIterator<Item = Waiting>, refusal: &Refusal) {
         one.ticket.answer(Err(AppendError::Refused(refusal.clone())));
     }
 }
+
+#[cfg(test)]
+mod tests;

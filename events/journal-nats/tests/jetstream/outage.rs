@@ -14,7 +14,7 @@ use events_journal::{
     AppendError, EventLog, Health, Outcome, Refusal,
     contract::{self, fixture::tenant},
 };
-use events_journal_nats::{JetStreamLog, Options, subject::stream_name};
+use events_journal_nats::{JetStreamLog, Options, Ownership, Phase, subject::stream_name};
 use events_model::{Position, Version};
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 use tests_kit::nats::{NatsCluster, NatsServer};
@@ -188,4 +188,30 @@ fn an_outage_longer_than_the_limit_is_unknown_for_what_was_sent_and_not_written_
     let next = log.head(&tenant("acme")).unwrap().0 + 1;
     assert!(!append(&*log, "acme", next, "c-9").unwrap().duplicate);
     assert_eq!(all(&log).iter().filter(|one| one.view().unwrap().commit_id == "c-2").count(), 1);
+}
+
+#[test]
+fn a_shard_that_is_given_back_in_an_outage_is_idle_and_troubles_nobody() {
+    let mut server = NatsServer::start().unwrap();
+    let world = World::of_one(&server);
+    let options =
+        Options { resolve_max: Duration::from_secs(2), ownership: Ownership::Taken, shards: 2, ..world.fresh() };
+    let log = world.open_memory(&options);
+    let shard = log.shard_of(&tenant("acme"));
+    world.take(&log, shard);
+    append(&*log, "acme", 1, "first").unwrap();
+    server.kill().unwrap();
+    let sent = log.append(Version(1), contract::commit(&tenant("acme"), Version(2), "c-2", 1, 60));
+    world.runtime.block_on(log.release(shard)).unwrap();
+    assert_eq!(contract::settle(sent).unwrap_err().outcome(), Outcome::Unknown);
+    assert_eq!(*log.watch_shard(shard).unwrap().borrow(), Phase::Idle);
+    world.wait(log.watch_health(), |health| *health == Health::Accepting);
+    server.restart().unwrap();
+    // Another node decides, and this one sees it when it takes the shard again.
+    let other = world.open_memory(&Options { node: "other".to_owned(), ..options });
+    world.take(&other, shard);
+    append(&*other, "acme", 2, "c-2-of-another").unwrap();
+    world.take(&log, shard);
+    assert_eq!(log.head(&tenant("acme")).unwrap(), Version(2));
+    assert_eq!(append(&*log, "acme", 3, "c-3").unwrap().position, Position(3));
 }
