@@ -3,6 +3,8 @@
 //! Invariants: a stream is decided here only while this node's lease of its shard holds *and* the engine has taken the
 //! shard, in the same epoch; a shard is given back only after nothing of it is in flight any more.
 
+mod keep;
+
 use std::{
     sync::{
         Arc,
@@ -22,7 +24,7 @@ use events_journal::EventLog as _;
 use events_journal_nats::{
     ApiError, Credentials, Inbox, Incoming, JetStreamLog, NoReply, OpenError, Options, Ownership, Phase, Progress,
     Requests,
-    lease::{self, Change, Changes, Incarnation, Leases, LiveClock, Node, Owner},
+    lease::{self, Changes, Incarnation, Leases, LiveClock, Node, Owner},
 };
 use events_journal_sled::LocalStore;
 use events_model::{RegionId, StreamId, TimestampUs};
@@ -31,6 +33,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{error, info, warn};
 
 use crate::config::{self, Config, KeyError};
+use keep::keep;
 
 /// Questions of other nodes that are answered at once.
 const QUESTIONS_MAX: usize = 4_096;
@@ -268,30 +271,6 @@ impl Joined {
     }
 }
 
-/// Takes and gives back shards as the leases say, each by itself, for one may take as long as a log without a leader.
-async fn keep(cluster: Arc<Cluster>, mut changes: Changes, told: mpsc::UnboundedSender<u32>) {
-    while let Some(change) = changes.next().await {
-        let (cluster, told) = (Arc::clone(&cluster), told.clone());
-        match change {
-            Change::Taken { shard, epoch } => {
-                let stop = cluster.stop.clone();
-                cluster.tasks.clone().spawn(async move {
-                    stop.run_until_cancelled(cluster.take(shard, epoch, &told)).await;
-                });
-            }
-            Change::Lost { shard, epoch, handover } => {
-                cluster.mark(shard, NOT_TAKEN);
-                cluster.tasks.clone().spawn(async move {
-                    if let Err(error) = cluster.log.release(shard).await {
-                        warn!(shard, epoch, %error, "shard not released");
-                    }
-                    handover.acknowledge();
-                });
-            }
-        }
-    }
-}
-
 async fn answer_all(cluster: Arc<Cluster>, mut inbox: Inbox, shells: Shells) {
     let slots = Arc::new(tokio::sync::Semaphore::new(QUESTIONS_MAX));
     while let Some(incoming) = inbox.next().await {
@@ -330,6 +309,10 @@ impl Cluster {
                 info!(shard, epoch, %error, "shard not taken");
                 return;
             }
+            if self.leases.epoch(shard) != Some(epoch) {
+                // Lost while it was taken: the change that says so comes behind this one.
+                break;
+            }
             self.mark(shard, epoch);
             // Nobody listens any more at the end.
             let _gone = told.send(shard);
@@ -340,6 +323,10 @@ impl Cluster {
             }
             warn!(shard, epoch, "a late write of the former owner fenced this node off, the shard is taken again");
             self.unmark(shard, epoch);
+        }
+        // An engine that has taken it holds a shard without a lease.
+        if let Err(error) = self.log.release(shard).await {
+            info!(shard, epoch, %error, "shard not released");
         }
     }
 
