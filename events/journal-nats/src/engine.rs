@@ -15,7 +15,10 @@ use events_journal::{
 };
 use events_model::{Commit, CommitId, EpisodeId, Position, StreamId, Version, shard::shard_of};
 use parking_lot::Mutex;
-use tokio::{runtime::Handle, sync::watch};
+use tokio::{
+    runtime::Handle,
+    sync::{Notify, watch},
+};
 use tokio_util::{
     sync::{CancellationToken, DropGuard},
     task::TaskTracker,
@@ -26,6 +29,7 @@ use crate::{
     api::Leader,
     connect::{self, Options, Ownership},
     error::{ApiError, FollowError, OpenError, TakeError},
+    feed::{Feed, Own, Stop},
     follow::{self, Follower},
     forming::{Load, Ticket, Waiting},
     group::Link,
@@ -39,7 +43,7 @@ use crate::{
 /// How far this node is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Progress {
-    /// Stream sequence up to which the replica is durable.
+    /// Stream sequence up to which the replica shows everything.
     pub applied: u64,
     /// Last known end of the stream, as its leader says.
     pub head: u64,
@@ -64,6 +68,9 @@ pub(crate) struct Core {
     /// Shards whose last group has an unknown outcome or that cannot be read.
     doubts: Mutex<std::collections::BTreeSet<u32>>,
     health: watch::Sender<Health>,
+    pub(crate) feed: Mutex<Feed>,
+    /// Told after a writer has offered a message to the feed.
+    pub(crate) fed: Notify,
     pub(crate) stop: CancellationToken,
     pub(crate) tracker: TaskTracker,
     pub(crate) runtime: Handle,
@@ -79,15 +86,33 @@ impl Core {
         self.head.fetch_max(sequence, Ordering::AcqRel);
     }
 
-    /// The replica has made this message durable.
-    pub(crate) fn applied(&self, sequence: u64, subject: String, link: Link) {
+    /// The replica shows this message; its first commit has this position.
+    pub(crate) fn applied(&self, sequence: u64, subject: String, link: Link, first: Option<Position>) {
         let shard = subject::shard_of_subject(&subject).filter(|shard| subject == self.subject(*shard));
         self.tails.lock().insert(subject, (sequence, link));
         self.seen_head(sequence);
         self.applied.send_replace(sequence);
         if let Some(shard) = shard.and_then(|shard| self.shards.get(shard as usize)) {
-            shard.finish(sequence);
+            shard.finish(sequence, first);
         }
+    }
+
+    /// The stream has acknowledged an own message: it need not be waited for.
+    pub(crate) fn offer(&self, own: Own) {
+        self.feed.lock().offer(self, own);
+        self.fed.notify_one();
+    }
+
+    /// Hands over own messages whose turn has come.
+    pub(crate) fn take_early(&self) -> Result<(), Stop> {
+        let mut feed = self.feed.lock();
+        feed.take_early(self);
+        feed.check()
+    }
+
+    /// Until the replica has answered for the first message on its way; for ever where there is none.
+    pub(crate) async fn shown(&self) {
+        std::future::poll_fn(|context| self.feed.lock().poll(context)).await;
     }
 
     fn subject(&self, shard: u32) -> &str {
@@ -209,6 +234,7 @@ impl JetStreamLog {
             Arc::new(Shard::new((index, subject), lazy, GROUP_BYTES_MAX.min(max_payload), Arc::clone(&replica)))
         };
         let stop = CancellationToken::new();
+        let feed = Feed::new(&resume, last, replica.watch_health());
         let core = Arc::new(Core {
             shards: (0..options.shards).map(shard).collect(),
             options,
@@ -219,16 +245,18 @@ impl JetStreamLog {
             load: Arc::new(Load::default()),
             applied: watch::Sender::new(resume.sequence),
             head: AtomicU64::new(last),
-            tails: Mutex::new(resume.tails.clone()),
+            tails: Mutex::new(resume.tails),
             failure: Mutex::new(None),
             doubts: Mutex::default(),
             health: watch::Sender::new(Health::Accepting),
+            feed: Mutex::new(feed),
+            fed: Notify::new(),
             stop: stop.clone(),
             tracker: TaskTracker::new(),
             runtime,
         });
         core.refresh_health();
-        let follower = Follower::new(Arc::clone(&core), checkpoints, (resume, last));
+        let follower = Follower::new(Arc::clone(&core), checkpoints);
         drop(core.tracker.spawn_on(follower.run(), &core.runtime));
         drop(core.tracker.spawn_on(follow::watch_head(Arc::clone(&core)), &core.runtime));
         drop(core.tracker.spawn_on(Arc::clone(&core).watch_replica(), &core.runtime));
@@ -267,7 +295,7 @@ impl JetStreamLog {
         self.core.resumed_at
     }
 
-    /// Stream sequence up to which the replica is durable, now and as it rises.
+    /// Stream sequence up to which the replica shows everything, now and as it rises.
     pub fn watch_applied(&self) -> watch::Receiver<u64> {
         self.core.applied.subscribe()
     }

@@ -4,99 +4,35 @@
 //! - nothing is skipped: messages are taken in sequence without a gap, each group must continue the chain of its
 //!   subject, each commit must get the position behind the one before, and a commit that the replica holds already
 //!   must have the same bytes there; whatever else is found stops the follower for good, with a typed error;
-//! - `applied` rises only after the replica has made every commit of a message durable;
+//! - `applied` rises only after the replica has answered for every commit of a message;
 //! - a consumer is a disposable cursor: on any doubt it is made again behind the last message that was taken.
 //!
 //! A consumer may be placed on a server that lags and then reports nothing; so the end of the stream is asked from its
 //! leader (and known from acknowledged publishes), and a consumer that does not get there is made again.
 
-use std::{
-    collections::{HashMap, VecDeque},
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll, ready},
-};
+use std::sync::Arc;
 
 use async_nats::jetstream::{
     self,
     consumer::{AckPolicy, Consumer, DeliverPolicy, pull},
 };
-use bytes::Bytes;
-use events_journal::{AppendError, Appended, Entry, Health, Receipt, Refusal, SnapshotStore};
-use events_model::Position;
+use events_journal::{Health, SnapshotStore};
 use futures::StreamExt as _;
 use tokio::sync::watch;
-use tracing::{debug, error, info, warn};
+use tracing::{debug, error, warn};
 
 use crate::{
     api::Stored,
     engine::Core,
     error::FollowError,
-    group::{Link, START},
+    feed::{Stop, Taken},
     limit::{
-        AHEAD_BYTES_MAX, AHEAD_COMMITS_MAX, CHECKPOINT_MESSAGES, CONSUMER_IDLE_MAX, CONSUMER_WAIT, HEAD_EVERY,
-        PULL_BYTES, PULL_EXPIRES, PULL_HEARTBEAT, PULL_MESSAGES, RESOLVE_MAX, STALL,
+        CHECKPOINT_MESSAGES, CONSUMER_IDLE_MAX, CONSUMER_WAIT, HEAD_EVERY, PULL_BYTES, PULL_EXPIRES, PULL_HEARTBEAT,
+        PULL_MESSAGES, RESOLVE_MAX, STALL,
     },
     publish::Pauses,
-    resume::{Checkpoint, Resume, read},
-    subject::shard_of_subject,
+    resume::{Checkpoint, read},
 };
-
-/// A message on its way into the replica.
-#[derive(Debug)]
-struct Ahead {
-    sequence: u64,
-    subject: String,
-    link: Link,
-    commits: Vec<Bytes>,
-    bytes: usize,
-    receipts: Vec<Receipt>,
-    answers: Vec<Result<Appended, AppendError>>,
-}
-
-impl Ahead {
-    /// Hands the commits to the replica, without waiting.
-    ///
-    /// A replica that has refused some and accepts again would put what comes later before them; so nothing is handed
-    /// over once its health has changed. Were it to fail and to recover between this look and the call, positions would
-    /// differ, which is seen when they are checked.
-    fn submit(&mut self, core: &Core, health: &watch::Receiver<Health>) {
-        self.answers.clear();
-        let submit = |commit: &Bytes| {
-            if health.has_changed().unwrap_or(true) {
-                Receipt::ready(Err(AppendError::Refused(Refusal::Disk("the replica failed before".to_owned()))))
-            } else {
-                core.replica.append_recorded(commit.clone())
-            }
-        };
-        self.receipts = self.commits.iter().map(submit).collect();
-    }
-
-    /// Ready when every commit has its answer.
-    fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        while let Some(receipt) = self.receipts.get_mut(self.answers.len()) {
-            let answer = ready!(Pin::new(receipt).poll(context));
-            self.answers.push(answer);
-        }
-        Poll::Ready(())
-    }
-}
-
-/// Until the first message has all its answers; for ever where there is none.
-async fn durable(ahead: &mut VecDeque<Ahead>) {
-    let poll = |context: &mut Context<'_>| ahead.front_mut().map_or(Poll::Pending, |message| message.poll(context));
-    std::future::poll_fn(poll).await;
-}
-
-/// Why following pauses or ends.
-#[derive(Debug)]
-enum Stop {
-    /// A new consumer may help.
-    Again(&'static str),
-    /// The replica accepts nothing at the moment.
-    Replica,
-    Failed(FollowError),
-}
 
 /// See the module.
 #[derive(Debug)]
@@ -104,41 +40,18 @@ pub(crate) struct Follower {
     core: Arc<Core>,
     checkpoints: Arc<dyn SnapshotStore>,
     connects: watch::Receiver<u64>,
-    /// Of the replica; seen when the commits that are on their way were handed over.
     health: watch::Receiver<Health>,
-    /// The last message that was taken from the stream.
-    received: u64,
-    /// The end of each chain, as taken.
-    chains: HashMap<String, Link>,
-    /// Whether a subject that is not in `chains` is new.
-    is_complete: bool,
-    ahead: VecDeque<Ahead>,
-    ahead_commits: usize,
-    ahead_bytes: usize,
-    /// Position of the last commit that was applied, once known.
-    position: Option<u64>,
-    /// Where the stream ended when the engine was opened; the replica must end there too when it is reached.
-    opened_at: Option<u64>,
     saved: u64,
 }
 
 impl Follower {
-    pub(crate) fn new(core: Arc<Core>, checkpoints: Arc<dyn SnapshotStore>, (resume, last): (Resume, u64)) -> Self {
-        Self {
-            received: resume.sequence,
-            chains: resume.tails.into_iter().map(|(subject, (_, link))| (subject, link)).collect(),
-            is_complete: resume.is_complete,
-            ahead: VecDeque::new(),
-            ahead_commits: 0,
-            ahead_bytes: 0,
-            position: resume.position,
-            opened_at: Some(last),
-            saved: resume.sequence,
-            connects: core.connects.clone(),
-            health: core.replica.watch_health(),
-            core,
-            checkpoints,
-        }
+    pub(crate) fn new(core: Arc<Core>, checkpoints: Arc<dyn SnapshotStore>) -> Self {
+        let saved = core.feed.lock().received;
+        Self { saved, connects: core.connects.clone(), health: core.replica.watch_health(), core, checkpoints }
+    }
+
+    fn received(&self) -> u64 {
+        self.core.feed.lock().received
     }
 
     /// Follows until the engine is closed or something does not fit.
@@ -155,17 +68,18 @@ impl Follower {
     async fn follow(&mut self) -> FollowError {
         let mut pauses = Pauses::new();
         loop {
-            let before = self.received;
-            let stop = match self.check_end() {
+            let before = self.received();
+            let checked = self.core.feed.lock().check_end(&self.core);
+            let stop = match checked {
                 Ok(()) => self.consume().await,
                 Err(failed) => Stop::Failed(failed),
             };
-            if self.received > before {
+            if self.received() > before {
                 pauses = Pauses::new();
             }
             let stop = match stop {
                 Stop::Again(reason) => {
-                    debug!(reason, received = self.received, "a new consumer is made");
+                    debug!(reason, received = self.received(), "a new consumer is made");
                     self.wait_for_leader(&mut pauses).await.err()
                 }
                 stop @ (Stop::Replica | Stop::Failed(_)) => Some(stop),
@@ -174,11 +88,12 @@ impl Follower {
                 None | Some(Stop::Again(_)) => {}
                 Some(Stop::Failed(failed)) => return failed,
                 Some(Stop::Replica) => {
-                    warn!(received = self.received, "the replica accepts no commits, they are held back");
+                    self.core.feed.lock().hold();
+                    warn!(received = self.received(), "the replica accepts no commits, they are held back");
                     pauses.pause().await;
                     // An error means that the replica is gone, which the next attempt tells.
                     drop(self.health.wait_for(|health| *health == Health::Accepting).await);
-                    self.ahead.iter_mut().for_each(|message| message.submit(&self.core, &self.health));
+                    self.core.feed.lock().go_on(&self.core, self.health.clone());
                 }
             }
         }
@@ -186,15 +101,17 @@ impl Follower {
 
     /// Without a leader no consumer is made. What was taken before is settled meanwhile, for somebody waits for it.
     async fn wait_for_leader(&mut self, pauses: &mut Pauses) -> Result<(), Stop> {
-        let leader = self.core.leader.clone();
-        let mut answered = std::pin::pin!(async move {
+        let core = Arc::clone(&self.core);
+        let mut answered = std::pin::pin!(async {
             pauses.pause().await;
-            leader.wait_for_answer(RESOLVE_MAX).await;
+            core.leader.wait_for_answer(RESOLVE_MAX).await;
         });
         loop {
+            let is_ahead = !core.feed.lock().is_empty();
             tokio::select! {
                 biased;
-                () = durable(&mut self.ahead) => self.settle()?,
+                () = core.shown(), if is_ahead => self.settle()?,
+                () = core.fed.notified() => core.take_early()?,
                 () = &mut answered => return Ok(()),
             }
         }
@@ -205,7 +122,7 @@ impl Follower {
         context.set_timeout(CONSUMER_WAIT);
         let config = pull::Config {
             description: Some(format!("follower of {}", self.core.options.node)),
-            deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: self.received + 1 },
+            deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: self.received() + 1 },
             ack_policy: AckPolicy::None,
             inactive_threshold: CONSUMER_IDLE_MAX,
             num_replicas: 1,
@@ -233,10 +150,16 @@ impl Follower {
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut before = u64::MAX;
         loop {
-            let has_room = self.ahead_commits < AHEAD_COMMITS_MAX && self.ahead_bytes < AHEAD_BYTES_MAX;
+            let core = &self.core;
+            let (has_room, is_ahead) = {
+                let feed = core.feed.lock();
+                (feed.has_room(), !feed.is_empty())
+            };
             let done = tokio::select! {
                 biased;
-                () = durable(&mut self.ahead) => self.settle(),
+                () = core.shown(), if is_ahead => self.settle(),
+                // An own message may be on its way now.
+                () = core.fed.notified() => core.take_early(),
                 message = messages.next(), if has_room => match message {
                     Some(Ok(message)) => self.take(message).await,
                     Some(Err(_)) => Err(Stop::Again("the consumer failed")),
@@ -247,8 +170,9 @@ impl Follower {
                     Err(_) => Err(Stop::Again("the connection is closed")),
                 },
                 _ = tick.tick() => {
-                    let is_stalled = has_room && self.received == before && self.received < self.core.head();
-                    before = self.received;
+                    let received = core.feed.lock().received;
+                    let is_stalled = has_room && received == before && received < core.head();
+                    before = received;
                     if is_stalled { Err(Stop::Again("the consumer does not reach the end")) } else { Ok(()) }
                 }
             };
@@ -258,11 +182,20 @@ impl Follower {
         }
     }
 
-    async fn take(&mut self, message: jetstream::Message) -> Result<(), Stop> {
+    /// The first message on its way has all its answers.
+    fn settle(&mut self) -> Result<(), Stop> {
+        let settled = self.core.feed.lock().settle(&self.core);
+        if *self.core.applied.borrow() >= self.saved + CHECKPOINT_MESSAGES {
+            self.save(false);
+        }
+        settled
+    }
+
+    async fn take(&self, message: jetstream::Message) -> Result<(), Stop> {
         let Ok(info) = message.info() else {
             return Err(Stop::Again("a message without its sequence came"));
         };
-        let (sequence, next) = (info.stream_sequence, self.received + 1);
+        let (sequence, next) = (info.stream_sequence, self.received() + 1);
         if sequence < next {
             return Ok(());
         }
@@ -276,111 +209,26 @@ impl Follower {
         }
         let subject = message.subject.to_string();
         let stored = Stored { sequence, subject, payload: message.message.payload };
-        self.accept(stored).map_err(Stop::Failed)
-    }
-
-    /// Checks a message and hands it to the replica.
-    fn accept(&mut self, stored: Stored) -> Result<(), FollowError> {
-        let group = read(&stored)?;
+        let group = read(&stored).map_err(Stop::Failed)?;
         let Stored { sequence, subject, payload } = stored;
-        if shard_of_subject(&subject) != Some(group.shard) {
-            let reason = format!("it says that it is of shard {}", group.shard);
-            return Err(FollowError::Unreadable { sequence, subject, reason });
+        let taken = Taken { sequence, subject, group, bytes: payload.len() };
+        let mut feed = self.core.feed.lock();
+        if feed.received + 1 == sequence {
+            feed.accept(&self.core, taken).map_err(Stop::Failed)?;
+            feed.take_early(&self.core);
         }
-        let before = self.chains.get(&subject).copied().or_else(|| self.is_complete.then_some(START));
-        if let Some(reason) = before.and_then(|before| group.broken_chain(&before)) {
-            return Err(FollowError::Chain { subject, sequence, reason });
-        }
-        self.chains.insert(subject.clone(), group.link);
-        self.received = sequence;
-        let bytes = payload.len();
-        self.ahead_commits += group.commits.len();
-        self.ahead_bytes += bytes;
-        let (link, commits) = (group.link, group.commits);
-        let (receipts, answers) = (Vec::new(), Vec::with_capacity(commits.len()));
-        let mut message = Ahead { sequence, subject, link, commits, bytes, receipts, answers };
-        message.submit(&self.core, &self.health);
-        self.ahead.push_back(message);
-        Ok(())
-    }
-
-    /// The first message on its way has all its answers.
-    fn settle(&mut self) -> Result<(), Stop> {
-        let Some(message) = self.ahead.front() else { return Ok(()) };
-        let mut position = self.position;
-        for (commit, answer) in message.commits.iter().zip(&message.answers) {
-            position = Some(self.place(message, commit, answer, position)?);
-        }
-        self.position = position;
-        let Some(message) = self.ahead.pop_front() else { return Ok(()) };
-        self.ahead_commits -= message.commits.len();
-        self.ahead_bytes -= message.bytes;
-        self.core.applied(message.sequence, message.subject, message.link);
-        if message.sequence >= self.saved + CHECKPOINT_MESSAGES {
-            self.save(false);
-        }
-        self.check_end().map_err(Stop::Failed)
-    }
-
-    /// Where a commit was placed, if that is where it belongs.
-    fn place(
-        &self,
-        message: &Ahead,
-        commit: &Bytes,
-        answer: &Result<Appended, AppendError>,
-        before: Option<u64>,
-    ) -> Result<u64, Stop> {
-        let (sequence, subject) = (message.sequence, message.subject.clone());
-        let appended = match answer {
-            Ok(appended) => appended,
-            Err(AppendError::Busy { .. } | AppendError::Unknown(_)) => return Err(Stop::Replica),
-            Err(AppendError::Refused(refusal)) if *refusal != Refusal::Closed => return Err(Stop::Replica),
-            Err(source) => {
-                let source = source.clone();
-                return Err(Stop::Failed(FollowError::Refused { sequence, subject, source }));
-            }
-        };
-        let position = appended.position.0;
-        let expected = before.map_or(position, |before| before + 1);
-        if position != expected {
-            let reason = format!("a commit lies at position {position}, not at {expected}");
-            return Err(Stop::Failed(FollowError::Diverged { sequence, subject, reason }));
-        }
-        if appended.duplicate && !self.is_same(commit).map_err(Stop::Failed)? {
-            let reason = format!("position {position} holds other bytes");
-            return Err(Stop::Failed(FollowError::Diverged { sequence, subject, reason }));
-        }
-        Ok(position)
-    }
-
-    fn is_same(&self, commit: &Bytes) -> Result<bool, FollowError> {
-        // The replica has read it before.
-        let Ok(entry) = Entry::read(commit) else { return Ok(false) };
-        let held = self.core.replica.find_commit(&entry.stream, &entry.commit_id).map_err(FollowError::Replica)?;
-        Ok(held.is_some_and(|held| held.bytes == *commit))
-    }
-
-    /// At the place where the stream ended when it was opened, the replica must hold nothing more.
-    fn check_end(&mut self) -> Result<(), FollowError> {
-        if !self.ahead.is_empty() || self.opened_at.is_none_or(|last| self.received < last) {
-            return Ok(());
-        }
-        self.opened_at = None;
-        info!(sequence = self.received, "the replica has caught up with the stream");
-        let end = self.core.replica.head_position();
-        match self.position {
-            Some(position) if Position(position) < end => {
-                Err(FollowError::ForeignReplica { commits: end.0.saturating_sub(position) })
-            }
-            Some(_) | None => Ok(()),
-        }
+        feed.check()
     }
 
     fn save(&mut self, is_last: bool) {
         let (applied, tails) = self.core.tails();
-        let Some(position) = self.position.filter(|_| applied > self.saved) else { return };
+        let (position, is_complete) = {
+            let feed = self.core.feed.lock();
+            (feed.position, feed.is_complete)
+        };
+        let Some(position) = position.filter(|_| applied > self.saved) else { return };
         self.saved = applied;
-        let checkpoint = Checkpoint::new(applied, position, tails, self.is_complete);
+        let checkpoint = Checkpoint::new(applied, position, tails, is_complete);
         let (store, stream) = (Arc::clone(&self.checkpoints), self.core.leader.stream.clone());
         let save = move || checkpoint.save(&*store, &stream);
         if is_last {

@@ -109,16 +109,20 @@ impl Forming {
         }
     }
 
-    /// Answers all, now that the replica shows the group.
-    pub(crate) fn finish(self, replica: &dyn Replica) {
-        let first = self.members.first().map(|member| find(replica, &member.stream, &member.commit_id));
+    /// Answers all, now that the replica shows the group; its first commit has this position, if known.
+    pub(crate) fn finish(self, replica: &dyn Replica, first: Option<Position>) {
+        let place = |member: &Member| match first {
+            Some(position) => Ok(Some(position)),
+            None => find(replica, &member.stream, &member.commit_id).map(|first| first.map(|first| first.position)),
+        };
+        let first = self.members.first().map(place);
         for (ticket, answer) in self.answers {
             ticket.answer(match (answer, &first) {
                 (Answer::Conflict(conflict), _) => Err(conflict),
                 (Answer::Repeat(stream, commit_id), _) => found(find(replica, &stream, &commit_id)),
                 (Answer::Member(index), Some(Ok(Some(first)))) => {
-                    let version = self.members.get(index).map_or(first.version, |member| member.last);
-                    let position = Position(first.position.0.saturating_add(index as u64));
+                    let version = self.members.get(index).map_or(Version(0), |member| member.last);
+                    let position = Position(first.0.saturating_add(index as u64));
                     Ok(Appended { position, version, duplicate: false })
                 }
                 (Answer::Member(_), Some(Err(error))) => Err(unknown(error.clone())),

@@ -54,6 +54,15 @@ pub(crate) fn encode(shard: u32, previous: &Link, commits: Vec<Vec<u8>>) -> Enco
     Encoded { bytes, link }
 }
 
+impl Encoded {
+    /// The group as it will come from the stream.
+    pub(crate) fn decoded(&self, shard: u32, previous: &Link) -> Result<Decoded, String> {
+        let commits = pb::Group::decode(self.bytes.clone()).map_err(|error| error.to_string())?.commits;
+        let commits = commits.into_iter().map(Bytes::from).collect();
+        Ok(Decoded { shard, previous: previous.previous().to_vec(), commits, link: self.link })
+    }
+}
+
 /// A group as it came from the stream.
 #[derive(Debug, Clone)]
 pub(crate) struct Decoded {

@@ -5,7 +5,7 @@
 //!   position, and everything is read from there;
 //! - the owner of a shard publishes one group at a time and expects the sequence of the one before: of two owners, one
 //!   is refused;
-//! - an append is acknowledged when the stream has its group and this node's replica has made it durable;
+//! - an append is acknowledged when the stream has its group durably and this node's replica shows it;
 //! - no failure is guessed about: what became of a group is read back from the leader.
 //!
 //! It deliberately knows nothing of leases (who may take which shard), of configuration files and of how a replica
@@ -16,6 +16,7 @@ mod clock;
 mod connect;
 mod engine;
 mod error;
+mod feed;
 mod follow;
 mod forming;
 mod group;

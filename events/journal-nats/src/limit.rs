@@ -56,9 +56,13 @@ pub(crate) const PULL_HEARTBEAT: Duration = Duration::from_secs(1);
 pub(crate) const CONSUMER_WAIT: Duration = Duration::from_secs(1);
 /// How long the servers keep the consumer of a node that is gone.
 pub(crate) const CONSUMER_IDLE_MAX: Duration = Duration::from_secs(60);
-/// Commits and bytes that the replica may have to make durable before the follower takes more.
+/// Commits and bytes that the replica may have to answer for before the follower takes more.
 pub(crate) const AHEAD_COMMITS_MAX: usize = 16_384;
 pub(crate) const AHEAD_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Bytes of own messages that may wait for one before them; more are brought by the consumer.
+pub(crate) const EARLY_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Most commits of an own message that its writer hands to the replica itself.
+pub(crate) const OFFER_INLINE_COMMITS_MAX: usize = 16;
 /// How often the leader is asked where the stream ends.
 pub(crate) const HEAD_EVERY: Duration = Duration::from_secs(1);
 /// After this time without a message that must be there, the consumer is made again.

@@ -18,6 +18,7 @@ use crate::{
     clock,
     engine::Core,
     error::ApiError,
+    feed::Own,
     forming::Forming,
     group::{self, Encoded, Link},
     limit::{PUBLISH_WAIT_FIRST, PUBLISH_WAIT_MAX, RETRY_FIRST, RETRY_MAX},
@@ -159,16 +160,19 @@ impl Writer {
             // Only answers, which come true with what was sent before.
             return self.shard.sent(forming, self.end.sequence, &applied);
         }
-        let commits = std::mem::take(&mut forming.commits);
-        let group = group::encode(self.shard.index, &self.end.link, commits);
+        let members = std::mem::take(&mut forming.commits);
+        let commits = members.len();
+        let group = group::encode(self.shard.index, &self.end.link, members);
         let shard = self.shard.index;
         match self.resolve(&group).await {
             Outcome::Written(sequence) => {
-                self.end = End { sequence, link: group.link };
+                let before = std::mem::replace(&mut self.end, End { sequence, link: group.link });
                 // What expected the sequence before this one cannot arrive any more.
                 self.doubtful.clear();
                 self.core.seen_head(sequence);
                 self.shard.sent(forming, sequence, &applied);
+                let subject = self.shard.subject.clone();
+                self.core.offer(Own { sequence, subject, shard, group, before: before.link, commits });
             }
             Outcome::ShutOut(link) if link.is_some_and(|link| self.doubtful.contains(&link)) => {
                 info!(shard, "a group of unknown outcome arrived late, the shard is taken again");

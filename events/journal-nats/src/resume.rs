@@ -25,7 +25,7 @@ const FORMAT: u32 = 1;
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Checkpoint {
     format: u32,
-    /// The last message that the replica has made durable, and the position of its last commit.
+    /// The last message that the replica showed, and the position of its last commit.
     pub(crate) sequence: u64,
     pub(crate) position: u64,
     /// The end of each chain: subject, stream sequence, link.

@@ -1,10 +1,10 @@
 //! One shard as callers see it: appends are judged when they are called and put into the next group.
 //!
 //! An append is judged against the replica and everything that is on its way there: groups that wait to be published,
-//! the one that is being published, and those that the stream has but the replica has not made durable yet.
+//! the one that is being published, and those that the stream has but the replica does not show yet.
 //!
 //! Invariants: the order of calls is the order of the shard; a commit that the replica does not show yet is in the
-//! overlay; whoever is answered on the strength of a group is answered after the replica has made it durable; what is
+//! overlay; whoever is answered on the strength of a group is answered after the replica shows it; what is
 //! answered `NotWritten` was in no group that was ever sent, or in one that another owner's group shut out; whoever takes
 //! the shard gets it only after its end was read from the leader since.
 
@@ -15,7 +15,7 @@ use std::{
 };
 
 use events_journal::{AppendError, Refusal, Replica};
-use events_model::{CommitId, StreamId, Version};
+use events_model::{CommitId, Position, StreamId, Version};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
@@ -324,23 +324,24 @@ impl Shard {
         self.finish_release(&mut state);
         drop(state);
         // Read behind the lock: either the follower sees the group there, or it has told of the sequence before.
-        self.finish(*applied.borrow());
+        self.finish(*applied.borrow(), None);
     }
 
-    /// Answers everybody whose group the replica shows, which has made everything up to this sequence durable.
-    pub(crate) fn finish(&self, applied: u64) {
+    /// Answers everybody whose group the replica shows, which has everything up to this sequence; `first` is the
+    /// position of the first commit of that message, if known.
+    pub(crate) fn finish(&self, applied: u64, first: Option<Position>) {
         let mut done = Vec::new();
         let mut state = self.state.lock();
         while state.sent.front().is_some_and(|(sequence, _)| *sequence <= applied) {
-            if let Some((_, group)) = state.sent.pop_front() {
+            if let Some((sequence, group)) = state.sent.pop_front() {
                 state.forget(&group);
-                done.push(group);
+                done.push((group, first.filter(|_| sequence == applied)));
             }
         }
         self.finish_release(&mut state);
         drop(state);
-        for group in done {
-            group.finish(&*self.replica);
+        for (group, first) in done {
+            group.finish(&*self.replica, first);
         }
     }
 

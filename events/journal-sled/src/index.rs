@@ -1,7 +1,7 @@
 //! The index as a whole: what readers and the writer ask.
 //!
 //! Invariants:
-//! - it covers exactly the durable commits; `Live` changes under one lock, so a reader sees a commit everywhere or
+//! - it covers exactly the durable commits, and in a copy the group that is being synced; parts hold durable ones alone; `Live` changes under one lock, so a reader sees a commit everywhere or
 //!   nowhere;
 //! - parts are consecutive, oldest first; everything newer than the last part is in `newest`;
 //! - heads of all streams are in memory.
@@ -137,7 +137,12 @@ impl Index {
     /// Ends a group: from here on readers see it. Returns whether a part became complete.
     pub(crate) fn advance(&self, live: &mut Live, end: Place) -> bool {
         live.end = end;
-        let bytes = end.log_bytes.saturating_sub(live.newest.end.log_bytes);
+        self.complete(live)
+    }
+
+    /// Makes a part of the newest commits if they are enough for one; all of them are durable.
+    pub(crate) fn complete(&self, live: &mut Live) -> bool {
+        let bytes = live.end.log_bytes.saturating_sub(live.newest.end.log_bytes);
         let complete = live.newest.len() >= self.run_commits || bytes >= RUN_LOG_BYTES;
         if complete {
             self.freeze(live);

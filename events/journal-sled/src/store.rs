@@ -92,6 +92,8 @@ pub struct Stat {
 pub(crate) struct Core {
     dir: PathBuf,
     pub(crate) options: Options,
+    /// See `open_copy`.
+    pub(crate) is_copy: bool,
     pub(crate) library: Library,
     pub(crate) queue: Queue,
     pub(crate) filler: Filler,
@@ -102,7 +104,8 @@ pub(crate) struct Core {
 #[derive(Debug)]
 struct Threads {
     answerer: JoinHandle<()>,
-    writer: JoinHandle<()>,
+    /// Ends with whether all that the index shows is durable.
+    writer: JoinHandle<bool>,
     filler: JoinHandle<()>,
     indexer: JoinHandle<()>,
 }
@@ -212,6 +215,20 @@ impl LocalStore {
     /// - `Corrupt`, `UnsupportedVersion`: nothing was changed.
     /// - `Io`: the disk failed.
     pub fn open(dir: &Path, options: Options) -> Result<Self, OpenError> {
+        Self::open_as(dir, options, false)
+    }
+
+    /// As `open`, for a copy of what another log holds durably and can be followed from again: a group is shown, and
+    /// its callers are answered, as soon as it is written; it is synced before the next one is written. So after a loss
+    /// of power the last group may be missing, and nothing else.
+    ///
+    /// # Errors
+    /// As `open`.
+    pub fn open_copy(dir: &Path, options: Options) -> Result<Self, OpenError> {
+        Self::open_as(dir, options, true)
+    }
+
+    fn open_as(dir: &Path, options: Options, is_copy: bool) -> Result<Self, OpenError> {
         let start = clock::now();
         let options = options.bounded();
         let log_dir = dir.join(LOG_DIR);
@@ -241,6 +258,7 @@ impl LocalStore {
             indexer: Indexer::default(),
             lock: Mutex::new(Some(lock)),
             options,
+            is_copy,
         });
         let (head_sender, head) = watch::channel(Position(place.position - 1));
         let (health_sender, health) = watch::channel(Health::Accepting);
@@ -384,10 +402,14 @@ impl Handle {
             return;
         };
         core.queue.close();
-        let joined = threads.writer.join().and(threads.answerer.join());
+        let written = threads.writer.join();
+        let is_durable = matches!(written, Ok(true));
+        let joined = written.and(threads.answerer.join());
         core.filler.stop();
         let joined = joined.and(threads.filler.join());
-        core.library.index.freeze(&mut core.library.index.live.write());
+        if is_durable {
+            core.library.index.freeze(&mut core.library.index.live.write());
+        }
         let stored = core.indexer.stop(CLOSE_WAIT_MAX);
         // A thread that hangs in sled is left behind; the process is about to end.
         let joined = if stored { joined.and(threads.indexer.join()) } else { joined };

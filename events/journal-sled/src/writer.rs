@@ -1,10 +1,12 @@
 //! The one writer: forms groups, makes them durable, publishes and answers.
 //!
 //! Invariants:
-//! - a group is written, then synced, then published, then answered; group n+1 is not written before group n is synced;
+//! - a group is written, then synced, then published, then answered; in a copy it is published and answered before it is
+//!   synced; group n+1 is not written before group n is synced;
 //! - after any failure nothing is accepted until what the failed group may have left is zeroed durably, so the log
 //!   never holds what was answered as not written;
-//! - `place` and the index change only after the barrier: they always show the durable log.
+//! - `place` and the index change only after the barrier: they always show the durable log. In a copy they may be one
+//!   group ahead, which is written again until it is durable: it cannot be taken back.
 
 use std::{
     collections::VecDeque,
@@ -114,6 +116,8 @@ pub(crate) struct Writer {
     /// End of what a failed group may have written.
     dirty_end: u64,
     group: Group,
+    /// Of a copy: where the group that is shown and not synced yet begins, and its header.
+    unsynced: Option<(u64, [u8; GROUP_HEADER_BYTES])>,
 }
 
 impl Writer {
@@ -125,17 +129,17 @@ impl Writer {
         place: Place,
     ) -> Self {
         let group = Group::new(place.position);
-        Self { core, head, health, room, path, place, must_roll: false, dirty_end: 0, group }
+        Self { core, head, health, room, path, place, must_roll: false, dirty_end: 0, group, unsynced: None }
     }
 
-    /// Works until the queue is closed and empty, then leaves the trailer.
-    pub(crate) fn run(self, answers: SyncSender<Answers>) {
+    /// Works until the queue is closed and empty, then leaves the trailer. Returns whether all that is shown is durable.
+    pub(crate) fn run(self, answers: SyncSender<Answers>) -> bool {
         // Dropped after the writer, also when that panics.
         let _end = End { core: Arc::clone(&self.core), health: self.health.clone() };
-        self.work(&answers);
+        self.work(&answers)
     }
 
-    fn work(mut self, answers: &SyncSender<Answers>) {
+    fn work(mut self, answers: &SyncSender<Answers>) -> bool {
         let core = Arc::clone(&self.core);
         let mut waited = VecDeque::new();
         let mut last_len = 0;
@@ -143,13 +147,15 @@ impl Writer {
             loop {
                 self.judge(&mut waited);
                 last_len = self.group.len();
-                match self.write_group() {
-                    Ok(()) => answer(self.group.take_answers(), answers),
-                    Err(failure) => {
-                        if !self.fail(failure, &mut waited) {
-                            return;
-                        }
-                    }
+                let mut written = self.write_group();
+                if written.is_ok() {
+                    answer(self.group.take_answers(), answers);
+                    written = self.harden();
+                }
+                if let Err(failure) = written
+                    && !self.fail(failure, &mut waited)
+                {
+                    return self.unsynced.is_none();
                 }
                 if waited.is_empty() {
                     break;
@@ -161,6 +167,7 @@ impl Writer {
             // The next start reads the tail as after a crash.
             info!(error = %error, "no clean end could be written");
         }
+        true
     }
 
     /// Brings what waited into the group, as far as it has room, and then lets callers form the next one.
@@ -185,12 +192,39 @@ impl Writer {
         self.make_room(header.bytes()).map_err(|error| Failure::not_written(&error))?;
         let (head, crc) = header.encode(&self.core.library.index.key);
         self.write_at(head)?;
-        // The barrier held: only a group in a file without a name cannot come back.
-        if !self.is_linked().map_err(Failure::unknown)? {
-            return Err(Failure::not_written(&io::ErrorKind::NotFound.into()));
+        if self.core.is_copy {
+            self.unsynced = Some((self.place.offset, head));
+        } else {
+            self.sync()?;
         }
         self.publish(self.place.after(&header, crc));
         Ok(())
+    }
+
+    fn sync(&self) -> Result<(), Failure> {
+        self.room.file.sync_data().map_err(Failure::unknown)?;
+        // The barrier held: only a group in a file without a name cannot come back.
+        if self.is_linked().map_err(Failure::unknown)? {
+            return Ok(());
+        }
+        Err(Failure::not_written(&io::ErrorKind::NotFound.into()))
+    }
+
+    /// Makes durable what a copy shows already.
+    fn harden(&mut self) -> Result<(), Failure> {
+        if self.unsynced.is_some() {
+            self.sync()?;
+            self.hardened();
+        }
+        Ok(())
+    }
+
+    fn hardened(&mut self) {
+        self.unsynced = None;
+        let index = &self.core.library.index;
+        if index.complete(&mut index.live.write()) {
+            self.core.indexer.wake();
+        }
     }
 
     fn write_at(&mut self, head: [u8; GROUP_HEADER_BYTES]) -> Result<(), Failure> {
@@ -209,7 +243,7 @@ impl Writer {
                 Err(error) => return Err(Failure::unknown(error)),
             }
         }
-        self.room.file.sync_data().map_err(Failure::unknown)
+        Ok(())
     }
 
     /// A segment without a name is gone with all it holds, whatever the barrier said.
@@ -221,7 +255,8 @@ impl Writer {
         let index = &self.core.library.index;
         let mut live = index.live.write();
         self.group.publish(&mut live, self.place);
-        let complete = index.advance(&mut live, end);
+        live.end = end;
+        let complete = self.unsynced.is_none() && index.complete(&mut live);
         drop(live);
         self.place = end;
         self.dirty_end = 0;
@@ -295,6 +330,9 @@ impl Writer {
     /// Brings the file back to the durable log and proves that the next group can be written.
     fn recover(&mut self, bytes: u64) -> io::Result<()> {
         self.reopen()?;
+        if let Some((offset, head)) = self.unsynced {
+            self.room.file.write_all_at(self.group.bytes(head), offset)?;
+        }
         let end = self.dirty_end.max(self.place.offset + GROUP_HEADER_BYTES as u64).min(self.room.filled());
         if end > self.place.offset {
             let zeros = vec![0; usize::try_from(end - self.place.offset).unwrap_or(0)];
@@ -305,6 +343,9 @@ impl Writer {
             return Err(io::ErrorKind::NotFound.into());
         }
         self.dirty_end = 0;
+        if self.unsynced.is_some() {
+            self.hardened();
+        }
         self.make_room(bytes)
     }
 

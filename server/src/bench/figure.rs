@@ -41,6 +41,27 @@ impl Figure {
     }
 }
 
+/// A number over rounds.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(super) struct Spread {
+    pub(super) median: f64,
+    pub(super) min: f64,
+    pub(super) max: f64,
+}
+
+impl Spread {
+    /// Of at least one.
+    pub(super) fn of(values: Vec<f64>) -> Self {
+        let bound = |better: fn(f64, f64) -> f64| values.iter().copied().reduce(better).unwrap_or(0.0);
+        Self { min: bound(f64::min), max: bound(f64::max), median: median(values) }
+    }
+
+    /// A ratio for people: 0.93 (0.90-0.97).
+    pub(super) fn show(&self) -> String {
+        format!("{:.2} ({:.2}-{:.2})", self.median, self.min, self.max)
+    }
+}
+
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the median of values that are u32")]
 const fn whole(value: f64) -> u32 {
     value as u32

@@ -1,10 +1,13 @@
 //! Commits to measure with: of one size, and real ones, decided by the tenant's own rules.
 
+use std::collections::VecDeque;
+
 use actors_core::{
     Context, Decider as _,
     plan::built_in,
     tenant::{State, Tenant},
 };
+use events_journal::{EventLog, Receipt};
 use events_model::{
     Commit, CommitId, DecisionContext, DurationUs, EpisodeId, EventId, EventRecord, KeyId, NanoUsd, Payload, Principal,
     RegionId, RequestId, Stored as _, StreamId, TenantId, TimestampUs, Tokens, Version,
@@ -15,6 +18,8 @@ use crate::cli::failure::{Failure, Problem};
 
 /// Tenants that share the generated log.
 pub(super) const TENANTS: u64 = 1_000;
+/// Appends that wait at once while a log is generated.
+const PENDING_MAX: usize = 16_384;
 /// When the generated log begins: 2026-01-01.
 const START: TimestampUs = TimestampUs(1_767_225_600_000_000);
 /// Between two commits.
@@ -67,7 +72,7 @@ pub(super) struct Tenants {
 
 impl Tenants {
     /// Nobody is registered yet.
-    pub(super) fn new() -> Result<Self, Failure> {
+    pub(super) fn new(count: u64) -> Result<Self, Failure> {
         let invalid = |error: events_model::id::Error| Problem::of(&error);
         let tenant = |number| {
             let tenant = TenantId::new(&format!("tenant-{number:04}")).map_err(invalid)?;
@@ -75,11 +80,16 @@ impl Tenants {
         };
         Ok(Self {
             region: RegionId::new("local").map_err(invalid)?,
-            tenants: (0..TENANTS).map(tenant).collect::<Result<_, Problem>>()?,
+            tenants: (0..count).map(tenant).collect::<Result<_, Problem>>()?,
             key: KeyId::new("key").map_err(invalid)?,
             now: START,
             made: 0,
         })
+    }
+
+    /// Each tenant's stream and state.
+    pub(super) fn states(&self) -> impl Iterator<Item = (&StreamId, &State)> {
+        self.tenants.iter().map(|(_, stream, state, _)| (stream, state))
     }
 
     /// The next commit and the version it is expected after: registrations and keys first, then requests in pairs of
@@ -88,9 +98,10 @@ impl Tenants {
         let number = self.made;
         self.made += 1;
         self.now = self.now.after(STEP);
-        let setup = 2 * TENANTS;
+        let count = self.tenants.len() as u64;
+        let setup = 2 * count;
         // Each tenant has both commits of a pair before the next tenant's turn.
-        let index = (number / 2) % TENANTS;
+        let index = (number / 2) % count;
         let request_id = RequestId::from_parts(self.now.0 / 1_000, (number / 2).to_be_bytes_10());
         let command = match (number < setup, number % 2) {
             (true, 0) => register(index)?,
@@ -158,6 +169,25 @@ impl Tenants {
         *state = events.iter().fold(std::mem::take(state), Tenant::evolve);
         Ok((expected, commit))
     }
+}
+
+/// Appends so many commits of these tenants, without waiting for each.
+pub(super) fn fill(log: &dyn EventLog, tenants: &mut Tenants, commits: u64) -> Result<(), Failure> {
+    let mut pending: VecDeque<Receipt> = VecDeque::with_capacity(PENDING_MAX);
+    let settle = |receipt: Receipt| receipt.wait().map_err(|error| Problem::new("append").because(&error));
+    for _ in 0..commits {
+        let (expected, commit) = tenants.next()?;
+        if pending.len() == PENDING_MAX
+            && let Some(receipt) = pending.pop_front()
+        {
+            settle(receipt)?;
+        }
+        pending.push_back(log.append(expected, commit));
+    }
+    for receipt in pending {
+        settle(receipt)?;
+    }
+    Ok(())
 }
 
 fn event_payload(event: &events_model::tenant::Event) -> Payload {
@@ -232,7 +262,7 @@ mod tests {
 
     #[test]
     fn generated_commits_follow_each_other_and_leave_nothing_open() {
-        let mut tenants = Tenants::new().unwrap();
+        let mut tenants = Tenants::new(TENANTS).unwrap();
         for _ in 0..6 * TENANTS {
             let (expected, commit) = tenants.next().unwrap();
             assert_eq!(commit.first_version, expected.next());

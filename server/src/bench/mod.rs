@@ -4,6 +4,7 @@
 //! every result is checked (counted, summed up, compared with the simulator's books) and a wrong one fails the run.
 //! Nothing of the operator's data is touched: everything lies in a scratch directory that is removed.
 
+mod actors;
 mod append;
 mod bare;
 mod child;
@@ -11,6 +12,7 @@ mod figure;
 mod generate;
 mod http;
 mod load;
+mod nats;
 mod replay;
 mod scratch;
 
@@ -33,6 +35,14 @@ pub(crate) fn run(data: &Path, command: &Bench, output: &mut Output) -> Result<(
         Bench::Http(options) => {
             let scratch = scratch::Scratch::create(options.dir.as_deref(), data)?;
             http::run(options, &scratch, output)
+        }
+        Bench::Nats(options) => {
+            let scratch = scratch::Scratch::create(options.dir.as_deref(), data)?;
+            nats::run(options, &scratch, output)
+        }
+        Bench::Actors(options) => {
+            let scratch = scratch::Scratch::create(options.dir.as_deref(), data)?;
+            actors::run(options, &scratch, output)
         }
         Bench::Open { directory } => replay::open(directory, output),
     }

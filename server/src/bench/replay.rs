@@ -1,15 +1,14 @@
 //! Start-up and full replay of a generated log, in processes of their own so that memory is theirs alone.
 
-use std::{collections::VecDeque, fs, path::Path};
+use std::{fs, path::Path};
 
-use events_journal::{EventLog as _, Receipt};
 use events_journal_sled::{LocalStore, Options};
 use serde::{Deserialize, Serialize};
 
 use super::{
     child,
     figure::{median, rate, show_rate},
-    generate::{TENANTS, Tenants},
+    generate::{self, TENANTS, Tenants},
     scratch::Scratch,
 };
 use crate::cli::{
@@ -20,8 +19,6 @@ use crate::cli::{
     show,
 };
 
-/// Appends that wait at once while the log is generated.
-const PENDING_MAX: usize = 16_384;
 /// Folds over the log; the median counts.
 const SCANS: usize = 3;
 
@@ -57,7 +54,10 @@ pub(super) struct Replayed {
 pub(super) fn run(options: &BenchLog, scratch: &Scratch, output: &mut Output) -> Result<Replayed, Failure> {
     let directory = scratch.path("replay");
     note(format_args!("replay: generating {} commits", show::count(options.commits)));
-    let log_bytes = generate(&directory, options.commits)?;
+    let store = LocalStore::open(&directory, Options::default())?;
+    generate::fill(&store, &mut Tenants::new(TENANTS)?, options.commits)?;
+    let log_bytes = store.stat()?.log_bytes;
+    store.close();
     note("replay: opening with the index");
     let with_index = child::open(&directory)?;
     check(&with_index, options.commits)?;
@@ -69,28 +69,6 @@ pub(super) fn run(options: &BenchLog, scratch: &Scratch, output: &mut Output) ->
     let replayed = Replayed { commits: options.commits, log_bytes, with_index, without_index };
     print(&replayed, output)?;
     Ok(replayed)
-}
-
-fn generate(directory: &Path, commits: u64) -> Result<u64, Failure> {
-    let store = LocalStore::open(directory, Options::default())?;
-    let mut tenants = Tenants::new()?;
-    let mut pending: VecDeque<Receipt> = VecDeque::with_capacity(PENDING_MAX);
-    let settle = |receipt: Receipt| receipt.wait().map_err(|error| Problem::new("append").because(&error));
-    for _ in 0..commits {
-        let (expected, commit) = tenants.next()?;
-        if pending.len() == PENDING_MAX
-            && let Some(receipt) = pending.pop_front()
-        {
-            settle(receipt)?;
-        }
-        pending.push_back(store.append(expected, commit));
-    }
-    for receipt in pending {
-        settle(receipt)?;
-    }
-    let bytes = store.stat()?.log_bytes;
-    store.close();
-    Ok(bytes)
 }
 
 fn check(opened: &Opened, commits: u64) -> Result<(), Failure> {

@@ -353,6 +353,10 @@ pub(crate) enum Bench {
     Log(BenchLog),
     /// Requests through HTTP, next to calling the simulated upstream directly
     Http(BenchHttp),
+    /// Appends and catching up over NATS servers that are started for it, next to publishing without Freehold
+    Nats(BenchNats),
+    /// How long actors take to come back from the log
+    Actors(BenchActors),
     /// Opens a log in a process of its own and tells what it took (run by `bench log`)
     #[command(hide = true)]
     Open {
@@ -394,6 +398,55 @@ pub(crate) struct BenchHttp {
     /// Directory for temporary files, on the disk to be measured [default: beside the data directory]
     #[arg(long, value_name = "DIR")]
     pub(crate) dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct BenchNats {
+    /// The program that is started as NATS server, 2.12 or newer, with directories, ports and `sync_interval: always` of
+    /// its own; nothing that runs already is touched
+    #[arg(long, default_value = "nats-server", value_name = "PATH")]
+    pub(crate) nats_server: PathBuf,
+    /// Servers that hold the log, one measurement each
+    #[arg(long, default_values_t = [1, 3], value_delimiter = ',', value_name = "COUNT,...", value_parser = parse_servers)]
+    pub(crate) servers: Vec<u8>,
+    /// Callers at once, one measurement each
+    #[arg(long, default_values_t = [1, 64, 512], value_delimiter = ',', value_name = "COUNT,...", value_parser = clap::value_parser!(u16).range(1..=4096))]
+    pub(crate) callers: Vec<u16>,
+    /// Shards of the region; what several callers append to one shard shares a message
+    #[arg(long, default_value_t = 256, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=4096))]
+    pub(crate) shards: u16,
+    /// Events that a node with an empty directory follows
+    #[arg(long, default_value_t = 200_000, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+    pub(crate) events: u64,
+    /// Length of one round, seconds; each figure is the median of several
+    #[arg(long, default_value_t = 1.0, value_name = "SECONDS", value_parser = parse_seconds)]
+    pub(crate) seconds: f64,
+    /// Rounds of each measurement, alternating with the reference
+    #[arg(long, default_value_t = 5, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub(crate) rounds: u32,
+    /// Directory for temporary files, on the disk to be measured [default: beside the data directory]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct BenchActors {
+    /// Events of an actor, one measurement each
+    #[arg(long, default_values_t = [100, 10_000], value_delimiter = ',', value_name = "COUNT,...", value_parser = clap::value_parser!(u32).range(4..=1_000_000))]
+    pub(crate) events: Vec<u32>,
+    /// Events of all actors of one measurement
+    #[arg(long, default_value_t = 200_000, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(4..=100_000_000))]
+    pub(crate) commits: u32,
+    /// Rounds of each measurement, alternating with the reference
+    #[arg(long, default_value_t = 5, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub(crate) rounds: u32,
+    /// Directory for temporary files, on the disk to be measured [default: beside the data directory]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
+}
+
+fn parse_servers(text: &str) -> Result<u8, String> {
+    text.parse().ok().filter(|count| [1, 3, 5].contains(count)).ok_or_else(|| "it must be 1, 3 or 5".to_owned())
 }
 
 fn parse_period(text: &str) -> Result<Period, String> {

@@ -50,7 +50,9 @@ impl Ground {
         }
         create_private(&config.data);
         let options = Options { segment_bytes: config.log.segment_bytes, ..Options::default() };
-        let store = LocalStore::open(&config.data, options).map_err(StartError::Open)?;
+        // A node's store is a copy of what the region's stream holds durably.
+        let open = if config.cluster.is_on() { LocalStore::open_copy } else { LocalStore::open };
+        let store = open(&config.data, options).map_err(StartError::Open)?;
         let opening = store.opening();
         info!(commits = opening.commits, replayed = opening.replayed, us = opening.duration_us, "log opened");
         if let Some(cut) = &opening.cut {

@@ -1,6 +1,6 @@
 //! Nodes that join, come back, lag, or do not fit the stream.
 
-use std::sync::Arc;
+use std::{fs, path::Path, sync::Arc};
 
 use async_nats::HeaderMap;
 use events_journal::{
@@ -62,6 +62,44 @@ fn a_node_with_an_empty_directory_rebuilds_the_same_bytes_at_the_same_positions(
     assert_eq!(append(&*second, "t-0", 201, "next").unwrap().position, Position(4_001));
     world.catch_up(&first, second.progress().head);
     assert_eq!(all(&second), all(&first));
+}
+
+/// Makes a directory what a loss of power would have left of it: everything but the end of the last group.
+fn lose_power(from: &Path, to: &Path) {
+    for folder in ["log", "index"] {
+        fs::create_dir_all(to.join(folder)).unwrap();
+        for entry in fs::read_dir(from.join(folder)).unwrap() {
+            let entry = entry.unwrap();
+            if entry.file_type().unwrap().is_file() {
+                fs::copy(entry.path(), to.join(folder).join(entry.file_name())).unwrap();
+            }
+        }
+    }
+    let segments = fs::read_dir(to.join("log")).unwrap().map(|entry| entry.unwrap().path());
+    let last = segments.filter(|path| path.extension().is_some_and(|kind| kind == "seg")).max().unwrap();
+    let mut bytes = fs::read(&last).unwrap();
+    let end = bytes.iter().rposition(|byte| *byte != 0).unwrap();
+    bytes[end - 20..=end].fill(0);
+    fs::write(last, bytes).unwrap();
+}
+
+#[test]
+fn a_copy_that_loses_its_end_with_the_power_follows_it_again_and_loses_nothing_acknowledged() {
+    let server = NatsServer::start().unwrap();
+    let world = World::of_one(&server);
+    let options = world.fresh();
+    let (dir, left) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let settings = events_journal_sled::Options::default;
+    let log = world.open(&options, &Arc::new(LocalStore::open_copy(dir.path(), settings()).unwrap()));
+    // Past the follower's checkpoint, so that one is there which may say more than is left.
+    fill(&log, 1_100);
+    lose_power(dir.path(), left.path());
+    let copy = Arc::new(LocalStore::open_copy(left.path(), settings()).unwrap());
+    assert_eq!(copy.opening().cut.as_ref().map(|_| copy.head_position()), Some(Position(1_099)));
+    let again = world.open(&options, &copy);
+    world.catch_up(&again, log.progress().head);
+    assert_eq!(all(&again), all(&log));
+    assert_eq!(all(&again).len(), 1_100);
 }
 
 #[test]

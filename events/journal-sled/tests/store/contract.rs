@@ -55,3 +55,28 @@ fn the_store_keeps_the_contract_of_replicas() {
         contract::run_replica(&mut || open(&mut dirs, &options));
     }
 }
+
+/// Opens copies in directories of their own.
+fn open_copy(dirs: &mut Vec<TempDir>, options: &Options) -> Arc<LocalStore> {
+    let dir = tempfile::tempdir().unwrap();
+    let store = LocalStore::open_copy(dir.path(), options.clone()).unwrap();
+    dirs.push(dir);
+    Arc::new(store)
+}
+
+#[test]
+fn a_copy_keeps_the_contract_and_everything_over_reopening() {
+    for options in [Options::default(), TINY] {
+        let mut dirs = Vec::new();
+        contract::run_all(&mut || open_copy(&mut dirs, &options));
+        contract::run_replica(&mut || open_copy(&mut dirs, &options));
+        contract::run_durable(&mut || {
+            let dir = tempfile::tempdir().unwrap();
+            let options = options.clone();
+            Box::new(move || {
+                let store: Arc<dyn EventLog> = Arc::new(LocalStore::open_copy(dir.path(), options.clone()).unwrap());
+                store
+            })
+        });
+    }
+}
