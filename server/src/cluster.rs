@@ -8,6 +8,7 @@ mod clock;
 mod error;
 mod following;
 mod keep;
+mod placement;
 mod probe;
 
 use std::{
@@ -19,10 +20,7 @@ use std::{
 };
 
 use actors_core::{group::Group, region::Region, tenant::Tenant};
-use actors_shell::{
-    Placement, Shell,
-    remote::{self, Forwarded},
-};
+use actors_shell::{Shell, remote};
 use bytes::Bytes;
 use events_journal::EventLog as _;
 use events_journal_nats::{
@@ -56,8 +54,6 @@ const QUESTIONS_MAX: usize = 4_096;
 const DRAIN_QUESTION: &[u8] = b"\0drain";
 /// Longest wait for other nodes to take over what this one hands over.
 pub(crate) const HANDOVER_WAIT: Duration = Duration::from_secs(10);
-/// How often a node that waits for another one's reply looks whether a third has taken over.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Longest wait, at the end, for what is done for other nodes.
 const TASKS_WAIT: Duration = Duration::from_secs(2);
 /// Groups of the stream that the replica of a node that is ready may lack.
@@ -462,39 +458,5 @@ impl Cluster {
             warn!("what was done for other nodes did not end in time");
         }
         info!(head = self.log.head_position().0, "left the region");
-    }
-}
-
-impl Placement for Cluster {
-    fn epoch(&self, stream: &StreamId) -> Option<u64> {
-        self.taking(self.shard_of(stream))
-    }
-
-    fn forward<'a>(&'a self, stream: &'a StreamId, question: &'a [u8], wait_max: Duration) -> Forwarded<'a> {
-        Box::pin(async move {
-            let shard = self.shard_of(stream);
-            let Some(owner) = self.leases.owner_of(shard).filter(|owner| owner.node != self.node) else {
-                return Err(remote::NoReply::Nobody);
-            };
-            let asking = self.requests.ask(&owner.node, Bytes::copy_from_slice(question), wait_max);
-            let moved = async {
-                let mut look = tokio::time::interval(LOOK_EVERY);
-                let same = |now: Option<Owner>| {
-                    now.is_none_or(|now| (now.node, now.epoch) == (owner.node.clone(), owner.epoch))
-                };
-                while same(self.leases.owner_of(shard)) {
-                    look.tick().await;
-                }
-            };
-            let reply = tokio::select! {
-                reply = asking => reply,
-                // A node that stands still answers nothing; whoever took over can be asked at once.
-                () = moved => Err(NoReply::Late),
-            };
-            reply.map(Vec::from).map_err(|error| match error {
-                NoReply::Nobody => remote::NoReply::Nobody,
-                NoReply::Late => remote::NoReply::Late,
-            })
-        })
     }
 }

@@ -35,6 +35,8 @@ use crate::{
 const REFUSED_WITHIN: Duration = Duration::from_secs(30);
 /// Few, so that each node has several and all are taken soon.
 pub(crate) const SHARDS: u32 = 16;
+/// Keys that are used at one node as soon as another has issued them.
+const KEYS: u32 = 40;
 /// Nothing listens there.
 const NOWHERE: &str = "nats://127.0.0.1:1";
 /// The stream of the region that everything here belongs to.
@@ -314,6 +316,12 @@ async fn a_tenant_is_administered_and_used_at_whichever_node() {
             issued.map_err(|status| assert_eq!(reason(&status), "NOT_REGISTERED")).ok()
         })
         .await;
+        // Each is known at the other node at once.
+        for _ in 0..KEYS {
+            one.key = two.tenants().issue_api_key(issue.clone()).await.unwrap().into_inner().secret;
+            let models = one.get("/v1/models").await;
+            assert_eq!(models.status, 200, "{:?}", models.body);
+        }
         let key = issued.into_inner().secret;
         (one.key, two.key) = (key.clone(), key);
         let mut spent = 0;
