@@ -169,10 +169,11 @@ impl Core {
     }
 
     fn end(&self, refusal: &Refusal) {
-        self.stop.cancel();
+        // Before the token, at which others end the shards as closed: the first reason is the one that callers are told.
         for shard in &self.shards {
             shard.end(refusal);
         }
+        self.stop.cancel();
         self.refresh_health();
     }
 
