@@ -45,6 +45,17 @@ const SWEEP_EVERY: Duration = Duration::from_secs(2);
 /// node's newest word.
 const GONE_FOR: Duration = Duration::from_secs(2);
 
+/// Places for questions to each upstream: one that does not answer keeps no other's orphans waiting.
+#[derive(Debug, Default)]
+struct Slots(BTreeMap<String, Arc<Semaphore>>);
+
+impl Slots {
+    fn of(&mut self, upstream: &str) -> Arc<Semaphore> {
+        let slots = self.0.entry(upstream.to_owned()).or_insert_with(|| Arc::new(Semaphore::new(LOOKUPS_MAX)));
+        Arc::clone(slots)
+    }
+}
+
 /// A request that nobody serves any more.
 #[derive(Debug, Clone)]
 struct Orphan {
@@ -66,7 +77,7 @@ pub(crate) async fn run(path: ModelPath, readers: Readers, started_at: Timestamp
         return;
     }
     let mut streams: Vec<_> = readers.tenants.read(|state, _| state.open_streams().map(|(stream, _)| stream).collect());
-    let mut slots: BTreeMap<String, Arc<Semaphore>> = BTreeMap::new();
+    let mut slots = Slots::default();
     let mut pause = RETRY_FIRST;
     while !streams.is_empty() {
         let mut failed = Vec::new();
@@ -83,10 +94,8 @@ pub(crate) async fn run(path: ModelPath, readers: Readers, started_at: Timestamp
             };
             info!(%stream, count = orphans.len(), "requests of an earlier process are open");
             for orphan in orphans {
-                // One upstream that does not answer keeps no other's orphans waiting.
-                let slots =
-                    slots.entry(orphan.upstream.clone()).or_insert_with(|| Arc::new(Semaphore::new(LOOKUPS_MAX)));
-                let recovering = recover(path.clone(), orphan, Arc::clone(slots));
+                let slots = slots.of(&orphan.upstream);
+                let recovering = recover(path.clone(), orphan, slots);
                 let drain = stop.drain.clone();
                 tasks.spawn(async move { drain.run_until_cancelled_owned(recovering).await });
             }
@@ -110,7 +119,7 @@ pub(crate) async fn sweep(
     (tasks, stop): (TaskTracker, Stop),
 ) {
     let in_work = Arc::new(Mutex::new(HashSet::new()));
-    let slots = Arc::new(Semaphore::new(LOOKUPS_MAX));
+    let mut slots = Slots::default();
     // Requests whose nodes are gone, and since when they are seen to be.
     let mut gone = HashMap::new();
     loop {
@@ -137,7 +146,8 @@ pub(crate) async fn sweep(
                 if !in_work.lock().insert(request_id) {
                     continue;
                 }
-                let recovering = recover(path.clone(), orphan, Arc::clone(&slots));
+                let slots = slots.of(&orphan.upstream);
+                let recovering = recover(path.clone(), orphan, slots);
                 let (drain, in_work) = (stop.drain.clone(), Arc::clone(&in_work));
                 tasks.spawn(async move {
                     drain.run_until_cancelled_owned(recovering).await;
@@ -206,11 +216,15 @@ async fn recover(path: ModelPath, orphan: Orphan, slots: Arc<Semaphore>) {
     let parts = path.parts();
     let askable = |upstream: &&Upstream| upstream.settings().usage_lookup_path.is_some();
     let Some(upstream) = path.routing().upstream(&upstream).filter(askable) else { return };
-    let Ok(_slot) = slots.acquire_owned().await else { return };
     let mut pause = RETRY_FIRST;
     let mut was_unknown = false;
     let usage = loop {
-        match look_up(parts, upstream, request_id, USAGE_LOOKUP_MAX).await {
+        // For the question alone: pauses and the settlement take nobody's place.
+        let asked = {
+            let Ok(_slot) = slots.acquire().await else { return };
+            look_up(parts, upstream, request_id, USAGE_LOOKUP_MAX).await
+        };
+        match asked {
             Ok(usage) if usage.prompt_tokens.0 == 0 && usage.completion_tokens.0 == 0 && !was_unknown => {
                 was_unknown = true;
                 sleep(ASK_AGAIN).await;
