@@ -143,7 +143,8 @@ pub struct Submission {
 struct Work {
     path: ModelPath,
     submission: Submission,
-    _slot: OwnedSemaphorePermit,
+    /// A place among the requests in flight.
+    slot: Arc<OwnedSemaphorePermit>,
     _panics: guard::CountsPanic,
 }
 
@@ -231,6 +232,6 @@ impl ModelPath {
         let limit = self.parts().in_flight_max;
         let slot = Arc::clone(&self.inner.slots).try_acquire_owned().map_err(|_| Failure::TooManyInFlight { limit })?;
         let panics = guard::CountsPanic(self.parts().metrics.panics.clone());
-        Ok(Work { path: self.clone(), submission, _slot: slot, _panics: panics })
+        Ok(Work { path: self.clone(), submission, slot: Arc::new(slot), _panics: panics })
     }
 }

@@ -6,7 +6,7 @@
 //! shows it, and it is settled for nothing under an id that says so; its upstream was never called. The next try under
 //! the same idempotency key sees either, and goes by the next id of that key.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use actors_shell::Unavailable;
 use events_journal::Outcome as WriteOutcome;
@@ -80,11 +80,14 @@ impl Work {
         Ok(found.map_err(|error| Failure::Unavailable(Unavailable::Storage(error)))?.is_some())
     }
 
-    /// Makes an admission void, in a task of its own; waits a while for it if its key may be used again.
+    /// Makes an admission void, in a task of its own; waits a while for it if its key may be used again. The task keeps
+    /// the request's place, so that there are never more of them than requests.
     pub(super) async fn make_void(&self, admitted: &Admitted) {
         let (path, recording) = (self.path.clone(), self.recording(admitted));
         let (request_id, admission) = (self.submission.request_id, admitted.cause.clone());
+        let slot = Arc::clone(&self.slot);
         let task = self.path.inner.tasks.spawn(async move {
+            let _slot = slot;
             let parts = path.parts();
             let second = parts.clock.now().0 / 1_000_000;
             let refusal = Command::RecordRefusals { reason: RefusalReason::Overload, second, count: 1 };

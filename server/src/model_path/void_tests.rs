@@ -39,6 +39,9 @@ const FINE: u8 = 0;
 const WRITTEN: u8 = 1;
 /// It is not written, and nobody is told.
 const LOST: u8 = 2;
+/// The same with all that come behind it.
+const CUT: u8 = 3;
+const IN_FLIGHT_MAX: usize = 8;
 /// Longest wait for anything.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -57,6 +60,10 @@ impl EventLog for Doubtful {
                 unknown()
             }
             LOST => unknown(),
+            CUT => {
+                self.next.store(CUT, Ordering::SeqCst);
+                unknown()
+            }
             _ => self.log.append(expected, commit),
         }
     }
@@ -172,7 +179,7 @@ impl World {
             routing: routing(&simulator),
             inputs: DecisionContext::default(),
             limits: RequestLimits::default(),
-            in_flight_max: 8,
+            in_flight_max: IN_FLIGHT_MAX,
             cluster: None,
             metrics: Metrics::new().unwrap(),
             stop: Stop::default(),
@@ -272,5 +279,28 @@ async fn an_admission_that_comes_after_it_was_made_void_holds_nothing() {
         assert!(decided.duplicate && decided.events.iter().all(|event| admit::recorded(event).is_none()));
         assert_eq!(world.open().await, 0);
     }
+    world.simulator.shutdown().await;
+}
+
+#[tokio::test]
+async fn what_is_to_be_made_void_takes_the_place_of_its_request() {
+    let world = World::new().await;
+    world.log.next.store(CUT, Ordering::SeqCst);
+    for _ in 0..IN_FLIGHT_MAX {
+        let (_, failed) = world.request(None).await;
+        let failure = failed.unwrap_err().failure;
+        assert!(matches!(*failure, Failure::Unavailable(_)), "{failure}");
+    }
+    let (_, failed) = world.request(None).await;
+    let failure = failed.unwrap_err().failure;
+    assert!(matches!(*failure, Failure::TooManyInFlight { limit: IN_FLIGHT_MAX }), "{failure}");
+    world.log.next.store(FINE, Ordering::SeqCst);
+    let served = async {
+        while world.request(None).await.1.is_err() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, served).await.unwrap();
+    assert_eq!(world.open().await, 0);
     world.simulator.shutdown().await;
 }
