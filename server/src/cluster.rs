@@ -65,6 +65,9 @@ const LAG_GROUPS_MAX: u64 = 1_000;
 /// Longest wait until this node shows what others have shown, and questions about it at the same time.
 const REACH_WAIT: Duration = Duration::from_secs(1);
 const LOOKS_MAX: usize = 4;
+/// How long this node's lease may not hold before it says that it should not be sent requests: an election among the
+/// servers alone must not send them away.
+const LAPSE_MAX: Duration = Duration::from_secs(3);
 /// Epochs begin with 1.
 const NOT_TAKEN: u64 = 0;
 
@@ -418,7 +421,11 @@ impl Cluster {
         if let Some(failure) = self.log.failure() {
             return vec![format!("[E0020] this node does not follow the log any more: {failure}")];
         }
-        self.away.reasons().into_iter().chain(self.following().obstacle()).collect()
+        let lapsed = self.leases.lapsed();
+        let without_lease = (lapsed > LAPSE_MAX).then(|| {
+            format!("this node's lease has not held for {} s: the NATS servers do not answer it", lapsed.as_secs())
+        });
+        self.away.reasons().into_iter().chain(self.following().obstacle()).chain(without_lease).collect()
     }
 
     /// Hands all shards over; returns how many nobody has taken in time.

@@ -323,6 +323,11 @@ impl Leases {
         self.0.mine.is_held(nanos(self.0.clock.now()))
     }
 
+    /// For how long this node's lease has not held; nothing while it does.
+    pub fn lapsed(&self) -> Duration {
+        Duration::from_nanos(self.0.mine.lapsed(nanos(self.0.clock.now())))
+    }
+
     /// How often this node's lease began to hold again after it had not: between two gaps nobody else can have decided,
     /// and in each of them nobody may have.
     pub fn gaps(&self) -> u64 {
