@@ -123,9 +123,10 @@ fn ask(command: Command, id: &str) -> Ask<Command> {
     }
 }
 
-fn routing(simulator: &Simulator) -> Routing {
+fn routing(simulator: &Simulator, grace: Duration) -> Routing {
     let mut settings = UpstreamSettings::new("sim", format!("http://{}/v1", simulator.address()));
-    settings.usage_lookup_path = Some("/v1/usage/{request_id}".to_owned());
+    // Without a grace, what is held lasts just as long as a call.
+    settings.usage_lookup_path = (!grace.is_zero()).then(|| "/v1/usage/{request_id}".to_owned());
     let route = Route {
         model: "sim-small".to_owned(),
         upstream: "sim".to_owned(),
@@ -134,7 +135,7 @@ fn routing(simulator: &Simulator) -> Routing {
         completion_tokens_max: 64,
         price: Price::default(),
     };
-    Routing::new(vec![route], vec![Upstream::new(settings).unwrap()], Duration::from_secs(60))
+    Routing::new(vec![route], vec![Upstream::new(settings).unwrap()], grace)
 }
 
 /// Registers the tenant with a key.
@@ -160,6 +161,10 @@ async fn register(tenants: &Shell<Tenant>, pepper: &Pepper) -> ApiKey {
 
 impl World {
     async fn new() -> Self {
+        Self::with_grace(Duration::from_secs(60)).await
+    }
+
+    async fn with_grace(grace: Duration) -> Self {
         let simulator = Simulator::start(Options::default(), ([127, 0, 0, 1], 0).into()).await.unwrap();
         let log = Arc::new(Doubtful::default());
         let (clock, ids): (Arc<dyn Clock>, Arc<dyn Ids>) =
@@ -176,7 +181,7 @@ impl World {
             clock,
             ids,
             pepper,
-            routing: routing(&simulator),
+            routing: routing(&simulator, grace),
             inputs: DecisionContext::default(),
             limits: RequestLimits::default(),
             in_flight_max: IN_FLIGHT_MAX,
@@ -302,5 +307,16 @@ async fn what_is_to_be_made_void_takes_the_place_of_its_request() {
     };
     tokio::time::timeout(PATIENCE, served).await.unwrap();
     assert_eq!(world.open().await, 0);
+    world.simulator.shutdown().await;
+}
+
+#[tokio::test]
+async fn an_upstream_is_not_called_when_its_answer_may_come_after_what_is_held_was_released() {
+    let world = World::with_grace(Duration::ZERO).await;
+    let (_, failed) = world.request(None).await;
+    let failure = failed.unwrap_err().failure;
+    assert!(matches!(*failure, Failure::Unavailable(actors_shell::Unavailable::Elsewhere)), "{failure}");
+    assert_eq!(world.simulator.stats().requests, 0);
+    world.until_nothing_is_open().await;
     world.simulator.shutdown().await;
 }
