@@ -9,6 +9,7 @@ mod error;
 mod following;
 mod keep;
 mod probe;
+mod questions;
 
 use std::{
     sync::{
@@ -19,14 +20,11 @@ use std::{
 };
 
 use actors_core::{group::Group, region::Region, tenant::Tenant};
-use actors_shell::{
-    Placement, Shell,
-    remote::{self, Forwarded},
-};
+use actors_shell::Shell;
 use bytes::Bytes;
 use events_journal::EventLog as _;
 use events_journal_nats::{
-    Credentials, Inbox, Incoming, JetStreamLog, NoReply, Options, Ownership, Phase, Requests,
+    Credentials, JetStreamLog, NoReply, Options, Ownership, Phase, Requests,
     lease::{self, Changes, Incarnation, Leases, LiveClock, Node, Owner},
 };
 use events_journal_sled::LocalStore;
@@ -38,7 +36,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 
-use self::{away::Away, keep::keep};
+use self::{away::Away, keep::keep, questions::answer_all};
 pub use self::{
     error::Error,
     following::{CatchUp, Following, Show},
@@ -50,14 +48,10 @@ pub(crate) use self::{
 };
 use crate::{auth::wrapped, config::Config};
 
-/// Questions of other nodes that are answered at once.
-const QUESTIONS_MAX: usize = 4_096;
 /// Asks a node to hand over its shards. No command begins so: those are maps.
 const DRAIN_QUESTION: &[u8] = b"\0drain";
 /// Longest wait for other nodes to take over what this one hands over.
 pub(crate) const HANDOVER_WAIT: Duration = Duration::from_secs(10);
-/// How often a node that waits for another one's reply looks whether a third has taken over.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Longest wait, at the end, for what is done for other nodes.
 const TASKS_WAIT: Duration = Duration::from_secs(2);
 /// Groups of the stream that the replica of a node that is ready may lack.
@@ -267,35 +261,6 @@ impl Joined {
     }
 }
 
-async fn answer_all(cluster: Arc<Cluster>, mut inbox: Inbox, shells: Shells) {
-    let slots = Arc::new(tokio::sync::Semaphore::new(QUESTIONS_MAX));
-    while let Some(incoming) = inbox.next().await {
-        // Without a slot the question waits here, and at last its caller asks again.
-        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
-        let (cluster, shells) = (Arc::clone(&cluster), shells.clone());
-        cluster.tasks.clone().spawn(async move {
-            answer(&cluster, incoming, &shells).await;
-            drop(slot);
-        });
-    }
-}
-
-async fn answer(cluster: &Cluster, incoming: Incoming, shells: &Shells) {
-    if incoming.question == DRAIN_QUESTION {
-        let left = cluster.drain().await;
-        return incoming.reply(Bytes::copy_from_slice(&left.to_le_bytes())).await;
-    }
-    let kind = remote::stream_of(&incoming.question).map(|stream| stream.kind().to_owned());
-    let reply = match kind.as_deref() {
-        Some("region") => shells.region.answer(&incoming.question).await,
-        Some("group") => shells.groups.answer(&incoming.question).await,
-        Some("app") => crate::events::remote::answer(&cluster.log, &incoming.question).await,
-        // What is no question for a tenant is answered so.
-        Some(_) | None => shells.tenants.answer(&incoming.question).await,
-    };
-    incoming.reply(reply.into()).await;
-}
-
 impl Cluster {
     /// Takes a shard, and takes it again when a late write of its former owner has fenced it off, while the lease has
     /// not ended.
@@ -469,39 +434,5 @@ impl Cluster {
             warn!("what was done for other nodes did not end in time");
         }
         info!(head = self.log.head_position().0, "left the region");
-    }
-}
-
-impl Placement for Cluster {
-    fn epoch(&self, stream: &StreamId) -> Option<u64> {
-        self.taking(self.shard_of(stream))
-    }
-
-    fn forward<'a>(&'a self, stream: &'a StreamId, question: &'a [u8], wait_max: Duration) -> Forwarded<'a> {
-        Box::pin(async move {
-            let shard = self.shard_of(stream);
-            let Some(owner) = self.leases.owner_of(shard).filter(|owner| owner.node != self.node) else {
-                return Err(remote::NoReply::Nobody);
-            };
-            let asking = self.requests.ask(&owner.node, Bytes::copy_from_slice(question), wait_max);
-            let moved = async {
-                let mut look = tokio::time::interval(LOOK_EVERY);
-                let same = |now: Option<Owner>| {
-                    now.is_none_or(|now| (now.node, now.epoch) == (owner.node.clone(), owner.epoch))
-                };
-                while same(self.leases.owner_of(shard)) {
-                    look.tick().await;
-                }
-            };
-            let reply = tokio::select! {
-                reply = asking => reply,
-                // A node that stands still answers nothing; whoever took over can be asked at once.
-                () = moved => Err(NoReply::Late),
-            };
-            reply.map(Vec::from).map_err(|error| match error {
-                NoReply::Nobody => remote::NoReply::Nobody,
-                NoReply::Late => remote::NoReply::Late,
-            })
-        })
     }
 }
