@@ -8,6 +8,7 @@ mod clock;
 mod error;
 mod following;
 mod keep;
+mod looks;
 mod probe;
 mod questions;
 
@@ -29,14 +30,15 @@ use events_journal_nats::{
 };
 use events_journal_sled::LocalStore;
 use events_model::{RegionId, StreamId, TimestampUs};
+use futures::FutureExt as _;
 use tokio::{
     runtime::Handle,
-    sync::{Semaphore, mpsc, watch},
+    sync::{mpsc, watch},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 
-use self::{away::Away, keep::keep, questions::answer_all};
+use self::{away::Away, keep::keep, looks::Looks, questions::answer_all};
 pub use self::{
     error::Error,
     following::{CatchUp, Following, Show},
@@ -56,9 +58,8 @@ pub(crate) const HANDOVER_WAIT: Duration = Duration::from_secs(10);
 const TASKS_WAIT: Duration = Duration::from_secs(2);
 /// Groups of the stream that the replica of a node that is ready may lack.
 const LAG_GROUPS_MAX: u64 = 1_000;
-/// Longest wait until this node shows what others have shown, and questions about it at the same time.
+/// Longest wait until this node shows what others have shown.
 const REACH_WAIT: Duration = Duration::from_secs(1);
-const LOOKS_MAX: usize = 4;
 /// How long this node's lease may not hold before it says that it should not be sent requests: an election among the
 /// servers alone must not send them away.
 const LAPSE_MAX: Duration = Duration::from_secs(3);
@@ -89,8 +90,8 @@ pub(crate) struct Cluster {
     incarnation: Incarnation,
     following: following::Watch,
     away: Away,
-    /// Places for questions where the log ends.
-    looks: Semaphore,
+    /// Questions where the log ends.
+    looks: Looks,
     /// By how much this machine's clock is ahead of the servers', microseconds; negative = behind.
     skew_us: AtomicI64,
     /// What the engine has taken.
@@ -221,6 +222,13 @@ impl Opened {
         let taken = (0..cluster.shards).map(|_| Taken::default()).collect();
         let (requests, node) = (log.requests(), cluster.node.clone());
         let (told, shards) = mpsc::unbounded_channel();
+        let looks = Looks::new({
+            let log = log.clone();
+            move || {
+                let log = log.clone();
+                async move { log.reach_head().await.is_ok() }.boxed()
+            }
+        });
         let cluster = Arc::new(Cluster {
             log,
             leases,
@@ -229,7 +237,7 @@ impl Opened {
             incarnation: Incarnation(incarnation),
             following,
             away: Away::default(),
-            looks: Semaphore::new(LOOKS_MAX),
+            looks,
             skew_us: AtomicI64::new(0),
             taken,
             tasks: TaskTracker::new(),
@@ -357,13 +365,9 @@ impl Cluster {
     }
 
     /// Waits until this node shows everything that any node had shown before; `false` = it could not be found out in
-    /// time. Bounded, so that whoever asks for what is nowhere makes no load.
+    /// time. All who ask do it together, so that whoever asks for what is nowhere makes no load.
     pub(crate) async fn reach_head(&self) -> bool {
-        let reaching = async {
-            let Ok(_slot) = self.looks.acquire().await else { return false };
-            self.log.reach_head().await.is_ok()
-        };
-        tokio::time::timeout(REACH_WAIT, reaching).await.unwrap_or(false)
+        tokio::time::timeout(REACH_WAIT, self.looks.look()).await.unwrap_or(false)
     }
 
     /// All nodes.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use events_journal::{EventLog as _, contract::fixture::commit};
 use events_model::{StreamId, Version};
-use proto::cluster::v1 as pb;
+use proto::{cluster::v1 as pb, tenant::v1 as tenant_pb};
 use server::{
     platform::Platform,
     simulate::{Options, Simulator},
@@ -169,5 +169,15 @@ async fn a_node_that_is_cut_off_says_that_it_should_not_be_sent_requests_until_i
     })
     .await;
     world.assert_settled(reply.request_id(), "completed").await;
+    // What it knows for sure it says all the same.
+    let request = tenant_pb::RevokeApiKeyRequest {
+        tenant_id: world::TENANT.to_owned(),
+        key_id: world.key_id.clone(),
+        ..Default::default()
+    };
+    assert!(world.tenants().revoke_api_key(request).await.unwrap().into_inner().revoked);
+    server.stop_signal().unwrap();
+    assert_eq!(world.chat(&chat(10)).await.status, 401);
+    server.continue_signal().unwrap();
     world.platform.shutdown().await;
 }
