@@ -11,6 +11,7 @@ mod keep;
 mod looks;
 mod probe;
 mod questions;
+mod runs;
 
 use std::{
     sync::{
@@ -47,6 +48,7 @@ pub(crate) use self::{
     error::is_other_settings,
     following::{FILE as FOLLOWER_FILE, as_lines},
     probe::{Answer, Check, look},
+    runs::Runs,
 };
 use crate::{auth::wrapped, config::Config};
 
@@ -349,14 +351,9 @@ impl Cluster {
         format!("{}/{}", self.node, self.incarnation)
     }
 
-    /// Whether the run of a node that an admission recorded is over, as far as is known here at this moment: what is
-    /// read of the others may be a little old.
-    pub(crate) fn is_gone(&self, served_by: &str) -> bool {
-        let Some((name, incarnation)) = served_by.split_once('/') else { return false };
-        let nodes = self.nodes();
-        let node = nodes.iter().find(|node| node.name == name);
-        // One that nobody remembers is left to its requests' deadlines.
-        node.is_some_and(|node| node.state.is_gone() || node.incarnation.to_string() != incarnation)
+    /// The runs of all nodes, as they are known here at this moment.
+    pub(crate) fn runs(&self) -> Runs {
+        Runs::of(self.nodes())
     }
 
     /// Whether this node's lease holds at this moment. If not, others may settle what it serves.

@@ -25,7 +25,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use crate::{
-    cluster::Cluster,
+    cluster::{Cluster, Runs},
     model_path::{Closing, ModelPath, Recording, USAGE_LOOKUP_MAX, chain, look_up, settle},
     platform::Readers,
     shutdown::Stop,
@@ -131,10 +131,10 @@ pub(crate) async fn sweep(
         let here = |stream: &StreamId| cluster.is_here(stream);
         let streams: Vec<_> =
             readers.tenants.read(|state, _| state.open_streams().map(|(stream, _)| stream).filter(here).collect());
-        let mut still_gone = HashMap::new();
+        let (runs, mut still_gone) = (cluster.runs(), HashMap::new());
         for stream in streams {
             // Reading the state makes its actor watch the deadlines.
-            let left = match left_over(&path, &stream, (&cluster, &gone, &mut still_gone)).await {
+            let left = match left_over(&path, &stream, (&runs, &gone, &mut still_gone)).await {
                 Ok(left) => left,
                 Err(error) => {
                     warn!(%stream, error = chain(&error, TEXT_BYTES_MAX), "tenant cannot be loaded, will retry");
@@ -164,7 +164,7 @@ pub(crate) async fn sweep(
 async fn left_over(
     path: &ModelPath,
     stream: &StreamId,
-    (cluster, gone, still_gone): (&Cluster, &HashMap<RequestId, TimestampUs>, &mut HashMap<RequestId, TimestampUs>),
+    (runs, gone, still_gone): (&Runs, &HashMap<RequestId, TimestampUs>, &mut HashMap<RequestId, TimestampUs>),
 ) -> Result<Vec<Orphan>, Unavailable> {
     let of = stream.clone();
     let find = move |state: &actors_core::tenant::State| -> Vec<(Orphan, String)> {
@@ -178,7 +178,7 @@ async fn left_over(
     let open = path.parts().tenants.actor(stream).read(find).await?;
     let (now, grace) = (path.parts().clock.now(), path.routing().overdue_grace());
     let is_left = |(orphan, served_by): &(Orphan, String)| {
-        let is_gone = cluster.is_gone(served_by) && {
+        let is_gone = runs.is_gone(served_by) && {
             let since = *gone.get(&orphan.request_id).unwrap_or(&now);
             still_gone.insert(orphan.request_id, since);
             u128::from(now.since(since).0) >= GONE_FOR.as_micros()

@@ -24,7 +24,7 @@ mod share;
 mod table;
 mod task;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use async_nats::Client;
 use events_model::{RegionId, TimestampUs};
@@ -359,11 +359,12 @@ impl Leases {
     pub fn nodes(&self) -> Vec<Node> {
         let now = nanos(self.0.clock.now());
         let view = self.0.view.read();
-        let owned = |name: &str| {
-            let owners = view.shards.iter().flatten().filter_map(|entry| entry.record.owner.as_ref());
-            let count = owners.filter(|owner| owner.node == name && !view.is_ended(owner)).count();
-            u32::try_from(count).unwrap_or(u32::MAX)
-        };
+        let mut owned: HashMap<&str, u32> = HashMap::new();
+        for owner in view.shards.iter().flatten().filter_map(|entry| entry.record.owner.as_ref()) {
+            if !view.is_ended(owner) {
+                *owned.entry(&owner.node).or_default() += 1;
+            }
+        }
         let node = |(name, entry): (&String, &table::NodeEntry)| Node {
             name: name.clone(),
             incarnation: entry.record.incarnation,
@@ -371,7 +372,7 @@ impl Leases {
             address: entry.record.address.clone(),
             version: entry.record.version.clone(),
             started_at: TimestampUs(entry.record.started_at_us),
-            shards: owned(name),
+            shards: owned.get(name.as_str()).copied().unwrap_or(0),
             last_seen: Duration::from_nanos(now.saturating_sub(entry.seen_at)),
         };
         view.nodes.iter().map(node).collect()
