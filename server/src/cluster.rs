@@ -396,8 +396,10 @@ impl Cluster {
 
     /// Hands all shards over; returns how many nobody has taken in time.
     pub(crate) async fn drain(&self) -> u32 {
-        self.away.stay();
-        let left = self.leases.drain(HANDOVER_WAIT).await.unwrap_or(0);
+        // Closed: nothing is here any more.
+        let Ok(turn) = self.leases.turn().await else { return 0 };
+        let draining = self.away.stay(|| turn.drain());
+        let left = self.leases.handed_over(draining, HANDOVER_WAIT).await;
         info!(left, "shards handed over");
         left
     }
