@@ -114,10 +114,10 @@ struct Taken {
 /// What a node that has joined works with.
 pub(crate) struct Joined {
     pub(crate) cluster: Arc<Cluster>,
-    /// Shards as they are taken.
-    pub(crate) shards: mpsc::UnboundedReceiver<u32>,
+    /// Tells that shards were taken, until the leases are closed.
+    pub(crate) shards: mpsc::Receiver<()>,
     changes: Changes,
-    told: mpsc::UnboundedSender<u32>,
+    told: mpsc::Sender<()>,
 }
 
 /// A region's log, before its node decides anything.
@@ -223,7 +223,7 @@ impl Opened {
         let (leases, changes) = started.map_err(Error::Lease)?;
         let taken = (0..cluster.shards).map(|_| Taken::default()).collect();
         let (requests, node) = (log.requests(), cluster.node.clone());
-        let (told, shards) = mpsc::unbounded_channel();
+        let (told, shards) = mpsc::channel(1);
         let looks = Looks::new({
             let log = log.clone();
             move || {
@@ -255,7 +255,7 @@ impl Joined {
         self,
         shells: Shells,
         wall: fn() -> TimestampUs,
-    ) -> Result<(Arc<Cluster>, mpsc::UnboundedReceiver<u32>), Error> {
+    ) -> Result<(Arc<Cluster>, mpsc::Receiver<()>), Error> {
         let Self { cluster, shards, changes, told } = self;
         let inbox = cluster.requests.listen(&cluster.node).await.map_err(Error::Listen)?;
         // Both go on while this node hands its shards over; `close` ends them.
@@ -274,7 +274,7 @@ impl Joined {
 impl Cluster {
     /// Takes a shard, and takes it again when a late write of its former owner has fenced it off, while the lease has
     /// not ended.
-    async fn take(&self, shard: u32, epoch: u64, told: &mpsc::UnboundedSender<u32>) {
+    async fn take(&self, shard: u32, epoch: u64, told: &mpsc::Sender<()>) {
         while self.leases.kept(shard) == Some(epoch) {
             if let Err(error) = self.log.take(shard).await {
                 // It was lost meanwhile, or the log has ended.
@@ -286,8 +286,8 @@ impl Cluster {
                 break;
             }
             self.mark(shard, epoch);
-            // Nobody listens any more at the end.
-            let _gone = told.send(shard);
+            // One that waits tells of this, too; nobody listens any more at the end.
+            let _told = told.try_send(());
             let Ok(mut phase) = self.log.watch_shard(shard) else { return };
             let left = phase.wait_for(|phase| matches!(phase, Phase::Lost | Phase::Releasing | Phase::Idle)).await;
             if !left.is_ok_and(|phase| *phase == Phase::Lost) {

@@ -115,7 +115,7 @@ pub(crate) async fn sweep(
     path: ModelPath,
     readers: Readers,
     cluster: Arc<Cluster>,
-    mut taken: mpsc::UnboundedReceiver<u32>,
+    mut taken: mpsc::Receiver<()>,
     (tasks, stop): (TaskTracker, Stop),
 ) {
     let in_work = Arc::new(Mutex::new(HashSet::new()));
@@ -127,7 +127,6 @@ pub(crate) async fn sweep(
             // The leases were closed: nothing is decided here any more.
             return;
         }
-        while taken.try_recv().is_ok() {}
         let here = |stream: &StreamId| cluster.is_here(stream);
         let streams: Vec<_> =
             readers.tenants.read(|state, _| state.open_streams().map(|(stream, _)| stream).filter(here).collect());

@@ -204,7 +204,7 @@ fn bound(asked: Option<Tokens>, route: &Route) -> Result<Tokens, ApiError> {
     }
 }
 
-/// The admission's idempotency key: the client's, hashed, or the request's own id.
+/// The refusal, counted.
 fn refused(path: &ModelPath, rejection: Rejection, view: View) -> Failed {
     let reason = Tenant::refusal(&rejection).map_or("rule", events_model::tenant::RefusalReason::name);
     path.parts().metrics.model_refusals.with_label_values(&[reason]).inc();

@@ -31,7 +31,7 @@ pub(super) const TRIES_MAX: u32 = 64;
 /// same key may meet it.
 const VOID_WAIT: Duration = Duration::from_secs(1);
 
-/// The commit id of an admission. Tries under one idempotency key beyond the first have ids of their own.
+/// The commit id of an admission: made of the client's idempotency key, hashed, or of the request's own id. Tries under one idempotency key beyond the first have ids of their own.
 pub(super) fn admission_id(request_id: RequestId, key: Option<&str>, number: u32) -> Result<CommitId, Failed> {
     let text = match key {
         None => format!("admit/{request_id}"),
