@@ -8,8 +8,11 @@ mod clock;
 mod error;
 mod following;
 mod keep;
+mod looks;
 mod placement;
 mod probe;
+mod questions;
+mod runs;
 
 use std::{
     sync::{
@@ -20,23 +23,24 @@ use std::{
 };
 
 use actors_core::{group::Group, region::Region, tenant::Tenant};
-use actors_shell::{Shell, remote};
+use actors_shell::Shell;
 use bytes::Bytes;
 use events_journal::EventLog as _;
 use events_journal_nats::{
-    Credentials, Inbox, Incoming, JetStreamLog, NoReply, Options, Ownership, Phase, Requests,
+    Credentials, JetStreamLog, NoReply, Options, Ownership, Phase, Requests,
     lease::{self, Changes, Incarnation, Leases, LiveClock, Node, Owner},
 };
 use events_journal_sled::LocalStore;
 use events_model::{RegionId, StreamId, TimestampUs};
+use futures::FutureExt as _;
 use tokio::{
     runtime::Handle,
-    sync::{Semaphore, mpsc, watch},
+    sync::{mpsc, watch},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 
-use self::{away::Away, keep::keep};
+use self::{away::Away, keep::keep, looks::Looks, questions::answer_all};
 pub use self::{
     error::Error,
     following::{CatchUp, Following, Show},
@@ -45,11 +49,10 @@ pub(crate) use self::{
     error::is_other_settings,
     following::{FILE as FOLLOWER_FILE, as_lines},
     probe::{Answer, Check, look},
+    runs::Runs,
 };
 use crate::{auth::wrapped, config::Config};
 
-/// Questions of other nodes that are answered at once.
-const QUESTIONS_MAX: usize = 4_096;
 /// Asks a node to hand over its shards. No command begins so: those are maps.
 const DRAIN_QUESTION: &[u8] = b"\0drain";
 /// Longest wait for other nodes to take over what this one hands over.
@@ -58,9 +61,11 @@ pub(crate) const HANDOVER_WAIT: Duration = Duration::from_secs(10);
 const TASKS_WAIT: Duration = Duration::from_secs(2);
 /// Groups of the stream that the replica of a node that is ready may lack.
 const LAG_GROUPS_MAX: u64 = 1_000;
-/// Longest wait until this node shows what others have shown, and questions about it at the same time.
+/// Longest wait until this node shows what others have shown.
 const REACH_WAIT: Duration = Duration::from_secs(1);
-const LOOKS_MAX: usize = 4;
+/// How long this node's lease may not hold before it says that it should not be sent requests: an election among the
+/// servers alone must not send them away.
+const LAPSE_MAX: Duration = Duration::from_secs(3);
 /// Epochs begin with 1.
 const NOT_TAKEN: u64 = 0;
 
@@ -88,8 +93,8 @@ pub(crate) struct Cluster {
     incarnation: Incarnation,
     following: following::Watch,
     away: Away,
-    /// Places for questions where the log ends.
-    looks: Semaphore,
+    /// Questions where the log ends.
+    looks: Looks,
     /// By how much this machine's clock is ahead of the servers', microseconds; negative = behind.
     skew_us: AtomicI64,
     /// What the engine has taken.
@@ -110,10 +115,10 @@ struct Taken {
 /// What a node that has joined works with.
 pub(crate) struct Joined {
     pub(crate) cluster: Arc<Cluster>,
-    /// Shards as they are taken.
-    pub(crate) shards: mpsc::UnboundedReceiver<u32>,
+    /// Tells that shards were taken, until the leases are closed.
+    pub(crate) shards: mpsc::Receiver<()>,
     changes: Changes,
-    told: mpsc::UnboundedSender<u32>,
+    told: mpsc::Sender<()>,
 }
 
 /// A region's log, before its node decides anything.
@@ -219,7 +224,14 @@ impl Opened {
         let (leases, changes) = started.map_err(Error::Lease)?;
         let taken = (0..cluster.shards).map(|_| Taken::default()).collect();
         let (requests, node) = (log.requests(), cluster.node.clone());
-        let (told, shards) = mpsc::unbounded_channel();
+        let (told, shards) = mpsc::channel(1);
+        let looks = Looks::new({
+            let log = log.clone();
+            move || {
+                let log = log.clone();
+                async move { log.reach_head().await.is_ok() }.boxed()
+            }
+        });
         let cluster = Arc::new(Cluster {
             log,
             leases,
@@ -228,7 +240,7 @@ impl Opened {
             incarnation: Incarnation(incarnation),
             following,
             away: Away::default(),
-            looks: Semaphore::new(LOOKS_MAX),
+            looks,
             skew_us: AtomicI64::new(0),
             taken,
             tasks: TaskTracker::new(),
@@ -244,7 +256,7 @@ impl Joined {
         self,
         shells: Shells,
         wall: fn() -> TimestampUs,
-    ) -> Result<(Arc<Cluster>, mpsc::UnboundedReceiver<u32>), Error> {
+    ) -> Result<(Arc<Cluster>, mpsc::Receiver<()>), Error> {
         let Self { cluster, shards, changes, told } = self;
         let inbox = cluster.requests.listen(&cluster.node).await.map_err(Error::Listen)?;
         // Both go on while this node hands its shards over; `close` ends them.
@@ -260,39 +272,10 @@ impl Joined {
     }
 }
 
-async fn answer_all(cluster: Arc<Cluster>, mut inbox: Inbox, shells: Shells) {
-    let slots = Arc::new(tokio::sync::Semaphore::new(QUESTIONS_MAX));
-    while let Some(incoming) = inbox.next().await {
-        // Without a slot the question waits here, and at last its caller asks again.
-        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
-        let (cluster, shells) = (Arc::clone(&cluster), shells.clone());
-        cluster.tasks.clone().spawn(async move {
-            answer(&cluster, incoming, &shells).await;
-            drop(slot);
-        });
-    }
-}
-
-async fn answer(cluster: &Cluster, incoming: Incoming, shells: &Shells) {
-    if incoming.question == DRAIN_QUESTION {
-        let left = cluster.drain().await;
-        return incoming.reply(Bytes::copy_from_slice(&left.to_le_bytes())).await;
-    }
-    let kind = remote::stream_of(&incoming.question).map(|stream| stream.kind().to_owned());
-    let reply = match kind.as_deref() {
-        Some("region") => shells.region.answer(&incoming.question).await,
-        Some("group") => shells.groups.answer(&incoming.question).await,
-        Some("app") => crate::events::remote::answer(&cluster.log, &incoming.question).await,
-        // What is no question for a tenant is answered so.
-        Some(_) | None => shells.tenants.answer(&incoming.question).await,
-    };
-    incoming.reply(reply.into()).await;
-}
-
 impl Cluster {
     /// Takes a shard, and takes it again when a late write of its former owner has fenced it off, while the lease has
     /// not ended.
-    async fn take(&self, shard: u32, epoch: u64, told: &mpsc::UnboundedSender<u32>) {
+    async fn take(&self, shard: u32, epoch: u64, told: &mpsc::Sender<()>) {
         while self.leases.kept(shard) == Some(epoch) {
             if let Err(error) = self.log.take(shard).await {
                 // It was lost meanwhile, or the log has ended.
@@ -304,8 +287,8 @@ impl Cluster {
                 break;
             }
             self.mark(shard, epoch);
-            // Nobody listens any more at the end.
-            let _gone = told.send(shard);
+            // One that waits tells of this, too; nobody listens any more at the end.
+            let _told = told.try_send(());
             let Ok(mut phase) = self.log.watch_shard(shard) else { return };
             let left = phase.wait_for(|phase| matches!(phase, Phase::Lost | Phase::Releasing | Phase::Idle)).await;
             if !left.is_ok_and(|phase| *phase == Phase::Lost) {
@@ -369,14 +352,9 @@ impl Cluster {
         format!("{}/{}", self.node, self.incarnation)
     }
 
-    /// Whether the run of a node that an admission recorded is over, as far as is known here at this moment: what is
-    /// read of the others may be a little old.
-    pub(crate) fn is_gone(&self, served_by: &str) -> bool {
-        let Some((name, incarnation)) = served_by.split_once('/') else { return false };
-        let nodes = self.nodes();
-        let node = nodes.iter().find(|node| node.name == name);
-        // One that nobody remembers is left to its requests' deadlines.
-        node.is_some_and(|node| node.state.is_gone() || node.incarnation.to_string() != incarnation)
+    /// The runs of all nodes, as they are known here at this moment.
+    pub(crate) fn runs(&self) -> Runs {
+        Runs::of(self.nodes())
     }
 
     /// Whether this node's lease holds at this moment. If not, others may settle what it serves.
@@ -385,13 +363,9 @@ impl Cluster {
     }
 
     /// Waits until this node shows everything that any node had shown before; `false` = it could not be found out in
-    /// time. Bounded, so that whoever asks for what is nowhere makes no load.
+    /// time. All who ask do it together, so that whoever asks for what is nowhere makes no load.
     pub(crate) async fn reach_head(&self) -> bool {
-        let reaching = async {
-            let Ok(_slot) = self.looks.acquire().await else { return false };
-            self.log.reach_head().await.is_ok()
-        };
-        tokio::time::timeout(REACH_WAIT, reaching).await.unwrap_or(false)
+        tokio::time::timeout(REACH_WAIT, self.looks.look()).await.unwrap_or(false)
     }
 
     /// All nodes.
@@ -414,13 +388,19 @@ impl Cluster {
         if let Some(failure) = self.log.failure() {
             return vec![format!("[E0020] this node does not follow the log any more: {failure}")];
         }
-        self.away.reasons().into_iter().chain(self.following().obstacle()).collect()
+        let lapsed = self.leases.lapsed();
+        let without_lease = (lapsed > LAPSE_MAX).then(|| {
+            format!("this node's lease has not held for {} s: the NATS servers do not answer it", lapsed.as_secs())
+        });
+        self.away.reasons().into_iter().chain(self.following().obstacle()).chain(without_lease).collect()
     }
 
     /// Hands all shards over; returns how many nobody has taken in time.
     pub(crate) async fn drain(&self) -> u32 {
-        self.away.stay();
-        let left = self.leases.drain(HANDOVER_WAIT).await.unwrap_or(0);
+        // Closed: nothing is here any more.
+        let Ok(turn) = self.leases.turn().await else { return 0 };
+        let draining = self.away.stay(|| turn.drain());
+        let left = self.leases.handed_over(draining, HANDOVER_WAIT).await;
         info!(left, "shards handed over");
         left
     }

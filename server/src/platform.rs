@@ -113,6 +113,8 @@ impl Platform {
             (http_listener, None)
         };
         let (tenants, region, groups) = ground.shells(&config);
+        // Its tasks hold it: without this they would renew its lease although nothing else runs.
+        let unless_started = Abandons(ground.cluster.clone());
         let shards = match joined {
             Some(joined) => {
                 let started = joined.start(cluster::Shells::new(&tenants, &region, &groups), LiveClock::wall).await;
@@ -158,6 +160,7 @@ impl Platform {
             Some(taken) => platform.sweep(taken),
             None => platform.recover(&ground),
         }
+        unless_started.started();
         Ok(platform)
     }
 
@@ -311,7 +314,7 @@ impl Platform {
     }
 
     /// Settles, with other nodes about, what nobody settles in time.
-    fn sweep(&self, taken: mpsc::UnboundedReceiver<u32>) {
+    fn sweep(&self, taken: mpsc::Receiver<()>) {
         let Some(cluster) = self.cluster.clone() else { return };
         let (path, readers, drain) = (self.path.clone(), self.readers.clone(), self.stop.drain.clone());
         let sweeping = recovery::sweep(path, readers, cluster, taken, (self.tasks.clone(), self.stop.clone()));
@@ -326,6 +329,24 @@ impl Platform {
             // What is not recovered now is found again by the next start.
             drain.run_until_cancelled_owned(recovering).await;
         });
+    }
+}
+
+/// Gives up a node whose start came to nothing.
+struct Abandons(Option<Arc<Cluster>>);
+
+impl Abandons {
+    /// It came to something.
+    fn started(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Abandons {
+    fn drop(&mut self) {
+        if let Some(cluster) = &self.0 {
+            cluster.abandon();
+        }
     }
 }
 

@@ -25,7 +25,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use crate::{
-    cluster::Cluster,
+    cluster::{Cluster, Runs},
     model_path::{Closing, ModelPath, Recording, USAGE_LOOKUP_MAX, chain, look_up, settle},
     platform::Readers,
     shutdown::Stop,
@@ -44,6 +44,17 @@ const SWEEP_EVERY: Duration = Duration::from_secs(2);
 /// How long a node must be seen to be gone before what it served is settled by others; longer than it takes to read a
 /// node's newest word.
 const GONE_FOR: Duration = Duration::from_secs(2);
+
+/// Places for questions to each upstream: one that does not answer keeps no other's orphans waiting.
+#[derive(Debug, Default)]
+struct Slots(BTreeMap<String, Arc<Semaphore>>);
+
+impl Slots {
+    fn of(&mut self, upstream: &str) -> Arc<Semaphore> {
+        let slots = self.0.entry(upstream.to_owned()).or_insert_with(|| Arc::new(Semaphore::new(LOOKUPS_MAX)));
+        Arc::clone(slots)
+    }
+}
 
 /// A request that nobody serves any more.
 #[derive(Debug, Clone)]
@@ -66,7 +77,7 @@ pub(crate) async fn run(path: ModelPath, readers: Readers, started_at: Timestamp
         return;
     }
     let mut streams: Vec<_> = readers.tenants.read(|state, _| state.open_streams().map(|(stream, _)| stream).collect());
-    let mut slots: BTreeMap<String, Arc<Semaphore>> = BTreeMap::new();
+    let mut slots = Slots::default();
     let mut pause = RETRY_FIRST;
     while !streams.is_empty() {
         let mut failed = Vec::new();
@@ -83,10 +94,8 @@ pub(crate) async fn run(path: ModelPath, readers: Readers, started_at: Timestamp
             };
             info!(%stream, count = orphans.len(), "requests of an earlier process are open");
             for orphan in orphans {
-                // One upstream that does not answer keeps no other's orphans waiting.
-                let slots =
-                    slots.entry(orphan.upstream.clone()).or_insert_with(|| Arc::new(Semaphore::new(LOOKUPS_MAX)));
-                let recovering = recover(path.clone(), orphan, Arc::clone(slots));
+                let slots = slots.of(&orphan.upstream);
+                let recovering = recover(path.clone(), orphan, slots);
                 let drain = stop.drain.clone();
                 tasks.spawn(async move { drain.run_until_cancelled_owned(recovering).await });
             }
@@ -106,11 +115,11 @@ pub(crate) async fn sweep(
     path: ModelPath,
     readers: Readers,
     cluster: Arc<Cluster>,
-    mut taken: mpsc::UnboundedReceiver<u32>,
+    mut taken: mpsc::Receiver<()>,
     (tasks, stop): (TaskTracker, Stop),
 ) {
     let in_work = Arc::new(Mutex::new(HashSet::new()));
-    let slots = Arc::new(Semaphore::new(LOOKUPS_MAX));
+    let mut slots = Slots::default();
     // Requests whose nodes are gone, and since when they are seen to be.
     let mut gone = HashMap::new();
     loop {
@@ -118,14 +127,13 @@ pub(crate) async fn sweep(
             // The leases were closed: nothing is decided here any more.
             return;
         }
-        while taken.try_recv().is_ok() {}
         let here = |stream: &StreamId| cluster.is_here(stream);
         let streams: Vec<_> =
             readers.tenants.read(|state, _| state.open_streams().map(|(stream, _)| stream).filter(here).collect());
-        let mut still_gone = HashMap::new();
+        let (runs, mut still_gone) = (cluster.runs(), HashMap::new());
         for stream in streams {
             // Reading the state makes its actor watch the deadlines.
-            let left = match left_over(&path, &stream, (&cluster, &gone, &mut still_gone)).await {
+            let left = match left_over(&path, &stream, (&runs, &gone, &mut still_gone)).await {
                 Ok(left) => left,
                 Err(error) => {
                     warn!(%stream, error = chain(&error, TEXT_BYTES_MAX), "tenant cannot be loaded, will retry");
@@ -137,7 +145,8 @@ pub(crate) async fn sweep(
                 if !in_work.lock().insert(request_id) {
                     continue;
                 }
-                let recovering = recover(path.clone(), orphan, Arc::clone(&slots));
+                let slots = slots.of(&orphan.upstream);
+                let recovering = recover(path.clone(), orphan, slots);
                 let (drain, in_work) = (stop.drain.clone(), Arc::clone(&in_work));
                 tasks.spawn(async move {
                     drain.run_until_cancelled_owned(recovering).await;
@@ -154,7 +163,7 @@ pub(crate) async fn sweep(
 async fn left_over(
     path: &ModelPath,
     stream: &StreamId,
-    (cluster, gone, still_gone): (&Cluster, &HashMap<RequestId, TimestampUs>, &mut HashMap<RequestId, TimestampUs>),
+    (runs, gone, still_gone): (&Runs, &HashMap<RequestId, TimestampUs>, &mut HashMap<RequestId, TimestampUs>),
 ) -> Result<Vec<Orphan>, Unavailable> {
     let of = stream.clone();
     let find = move |state: &actors_core::tenant::State| -> Vec<(Orphan, String)> {
@@ -168,7 +177,7 @@ async fn left_over(
     let open = path.parts().tenants.actor(stream).read(find).await?;
     let (now, grace) = (path.parts().clock.now(), path.routing().overdue_grace());
     let is_left = |(orphan, served_by): &(Orphan, String)| {
-        let is_gone = cluster.is_gone(served_by) && {
+        let is_gone = runs.is_gone(served_by) && {
             let since = *gone.get(&orphan.request_id).unwrap_or(&now);
             still_gone.insert(orphan.request_id, since);
             u128::from(now.since(since).0) >= GONE_FOR.as_micros()
@@ -206,11 +215,15 @@ async fn recover(path: ModelPath, orphan: Orphan, slots: Arc<Semaphore>) {
     let parts = path.parts();
     let askable = |upstream: &&Upstream| upstream.settings().usage_lookup_path.is_some();
     let Some(upstream) = path.routing().upstream(&upstream).filter(askable) else { return };
-    let Ok(_slot) = slots.acquire_owned().await else { return };
     let mut pause = RETRY_FIRST;
     let mut was_unknown = false;
     let usage = loop {
-        match look_up(parts, upstream, request_id, USAGE_LOOKUP_MAX).await {
+        // For the question alone: pauses and the settlement take nobody's place.
+        let asked = {
+            let Ok(_slot) = slots.acquire().await else { return };
+            look_up(parts, upstream, request_id, USAGE_LOOKUP_MAX).await
+        };
+        match asked {
             Ok(usage) if usage.prompt_tokens.0 == 0 && usage.completion_tokens.0 == 0 && !was_unknown => {
                 was_unknown = true;
                 sleep(ASK_AGAIN).await;

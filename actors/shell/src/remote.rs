@@ -10,7 +10,7 @@
 use std::{fmt::Debug, pin::Pin, time::Duration};
 
 use actors_core::Decider;
-use events_journal::{AppendError, Refusal};
+use events_journal::{AppendError, Outcome, Refusal};
 use events_model::{
     CommitId, DecisionContext, DurationUs, EpisodeId, PayloadView, Position, Principal, Stored, StreamId, TimestampUs,
     Version,
@@ -132,15 +132,17 @@ impl<D: Decider> Reply<D> {
                 duplicate: decided.duplicate,
             },
             Ok(Err(rejected)) => Self::Rejected { rejection: rejected.rejection, view: rejected.view },
-            Err(Unavailable::Elsewhere | Unavailable::Closed) => Self::Elsewhere,
+            Err(Unavailable::Aborted(error)) if error.outcome() == Outcome::Unknown => Self::Unknown,
+            Err(Unavailable::Restarted | Unavailable::Unreachable) => Self::Unknown,
             Err(Unavailable::Overloaded { retry_after }) => Self::Busy { retry_after },
+            // It was not decided, and may be by whoever is asked next: a node whose log refuses gives its streams away.
             Err(
                 Unavailable::Aborted(_)
                 | Unavailable::Refusing(_)
                 | Unavailable::Storage(_)
-                | Unavailable::Restarted
-                | Unavailable::Unreachable,
-            ) => Self::Unknown,
+                | Unavailable::Elsewhere
+                | Unavailable::Closed,
+            ) => Self::Elsewhere,
         }
     }
 }
@@ -234,8 +236,9 @@ impl<D: Decider> Errand for Asking<'_, D> {
             Err(Unavailable::Elsewhere | Unavailable::Aborted(AppendError::Refused(Refusal::Fenced))) => {
                 Attempt::Nothing
             }
-            Err(error) => Attempt::Refused(Err(error)),
-            answer => Attempt::Done(answer),
+            Ok(Ok(decided)) => Attempt::Done(Ok(Ok(decided))),
+            // A former owner that had decided it, and stood still, may publish that yet.
+            refused => Attempt::Refused(refused),
         }
     }
 
@@ -254,10 +257,40 @@ impl<D: Decider> Errand for Asking<'_, D> {
                 until_here(self.handle.log(), position, deadline).await;
                 Attempt::Done(Ok(Ok(Decided { events, effects, position, version, recorded_at, view, duplicate })))
             }
-            Ok(Reply::Rejected { rejection, view }) => Attempt::Done(Ok(Err(Rejected { rejection, view }))),
+            Ok(Reply::Rejected { rejection, view }) => Attempt::Refused(Ok(Err(Rejected { rejection, view }))),
             Ok(Reply::Elsewhere) => Attempt::Nothing,
             Ok(Reply::Busy { retry_after }) => Attempt::Refused(Err(Unavailable::Overloaded { retry_after })),
             Ok(Reply::Unknown) | Err(_) => Attempt::Perhaps,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{io, sync::Arc};
+
+    use actors_core::tenant::Tenant;
+
+    use super::*;
+
+    #[test]
+    fn only_what_may_have_been_decided_is_answered_as_perhaps() {
+        let reply = |unavailable| Reply::<Tenant>::of(Err(unavailable));
+        let full = || Refusal::DiskFull;
+        for not_decided in [
+            Unavailable::Refusing(full()),
+            Unavailable::Aborted(AppendError::Refused(full())),
+            Unavailable::Storage(events_journal::ReadError::Io {
+                what: "a commit".to_owned(),
+                source: Arc::new(io::Error::other("the disk failed")),
+            }),
+            Unavailable::Closed,
+        ] {
+            assert!(matches!(reply(not_decided.clone()), Reply::Elsewhere), "{not_decided:?}");
+        }
+        let unknown = AppendError::Unknown(Arc::new(io::Error::other("the line was cut")));
+        for perhaps in [Unavailable::Aborted(unknown), Unavailable::Restarted, Unavailable::Unreachable] {
+            assert!(matches!(reply(perhaps.clone()), Reply::Unknown), "{perhaps:?}");
         }
     }
 }

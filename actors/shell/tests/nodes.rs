@@ -229,6 +229,29 @@ async fn a_lost_question_or_reply_has_one_effect() {
 }
 
 #[tokio::test]
+async fn a_rejection_is_not_believed_after_an_attempt_whose_outcome_nobody_knows() {
+    let cluster = Cluster::new().await;
+    cluster.ask(0, Command::Suspend { reason: "unpaid".to_owned() }).await.unwrap().unwrap();
+    // Whoever got the first question may have decided it before, and publish that later.
+    *cluster.nodes[1].side.network.lock() = Network::LosesQuestion;
+    // The waiting is not waited for.
+    tokio::time::pause();
+    let error = cluster.ask(1, admit(1)).await.unwrap_err();
+    assert!(matches!(error, Unavailable::Unreachable), "{error}");
+    // The same where the stream came here meanwhile.
+    *cluster.nodes[1].side.network.lock() = Network::LosesQuestion;
+    let asked = cluster.ask(1, admit(2));
+    let taken = async {
+        while *cluster.nodes[1].side.network.lock() == Network::LosesQuestion {
+            tokio::task::yield_now().await;
+        }
+        cluster.move_to(1);
+    };
+    let (answer, ()) = tokio::join!(asked, taken);
+    assert!(matches!(answer, Err(Unavailable::Unreachable)), "{answer:?}");
+}
+
+#[tokio::test]
 async fn a_node_that_takes_over_decides_on_what_the_other_had_decided() {
     let cluster = Cluster::new().await;
     // Both have a state of the tenant in memory.

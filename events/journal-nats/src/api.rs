@@ -6,6 +6,7 @@ use std::{sync::Arc, time::Duration};
 
 use async_nats::{
     Client, HeaderMap, Request, RequestErrorKind,
+    connection::State,
     jetstream::{
         message::StreamMessage,
         stream::{Info, RawMessage},
@@ -20,11 +21,12 @@ use futures::{
 use parking_lot::Mutex;
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::json;
+use tokio::time::MissedTickBehavior;
 
 use crate::{
     clock,
     error::ApiError,
-    limit::{LOOK_WAIT, PROBE_EVERY, READ_WAIT, RESOLVE_MAX},
+    limit::{LOOK_WAIT, PROBE_EVERY, PROBES_MAX, READ_WAIT, RESOLVE_MAX},
     publish::Pauses,
 };
 
@@ -78,8 +80,10 @@ pub(crate) async fn request<T: DeserializeOwned>(
     if let Some(headers) = headers {
         request = request.headers(headers);
     }
-    let message = client.send_request(subject.clone(), request).await;
-    let message = message.map_err(|error| match error.kind() {
+    // The client's own bound begins when there is room in its queue, which nobody empties while there is no connection.
+    let sent = tokio::time::timeout(wait, client.send_request(subject.clone(), request)).await;
+    let sent = sent.map_err(|_elapsed| ApiError::TimedOut { subject: subject.clone() })?;
+    let message = sent.map_err(|error| match error.kind() {
         RequestErrorKind::NoResponders => ApiError::NoResponders { subject: subject.clone() },
         RequestErrorKind::TimedOut => ApiError::TimedOut { subject: subject.clone() },
         RequestErrorKind::InvalidSubject | RequestErrorKind::MaxPayloadExceeded | RequestErrorKind::Other => {
@@ -141,13 +145,20 @@ impl Leader {
     }
 
     /// Asks again and again for a message that cannot be, without waiting for earlier answers: what was asked while
-    /// there was no leader is not answered.
+    /// there was no leader is not answered. Nothing is asked while there is no connection: it would only wait in the
+    /// client's queue, before everything that is asked later.
     async fn probe(self) {
         let mut asked = FuturesUnordered::new();
         let mut tick = tokio::time::interval(PROBE_EVERY);
+        // After a time in which this process stood still, one question is enough.
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                _ = tick.tick() => asked.push(self.get(json!({ "seq": NO_SEQUENCE }), READ_WAIT)),
+                _ = tick.tick() => {
+                    if asked.len() < PROBES_MAX && self.client.connection_state() == State::Connected {
+                        asked.push(self.get(json!({ "seq": NO_SEQUENCE }), READ_WAIT));
+                    }
+                }
                 Some(Ok(_)) = asked.next() => return,
             }
         }
@@ -200,6 +211,64 @@ impl Leader {
                 Err(error) if start.elapsed() < RESOLVE_MAX && error.is_passing() => pauses.pause().await,
                 answer => return answer,
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use async_nats::ConnectOptions;
+    use tokio::{
+        io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
+        net::TcpListener,
+    };
+
+    use super::*;
+    use crate::requests::{NoReply, Requests};
+
+    const PATIENCE: Duration = Duration::from_secs(30);
+    const INFO: &str = r#"INFO {"server_id":"S","version":"2.12.0","max_payload":1048576,"proto":1,"headers":true}"#;
+
+    /// A client whose server went away, with room for one request in its queue.
+    async fn cut_off() -> Client {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let serving = async move {
+            let (stream, _) = listener.accept().await.unwrap();
+            let mut stream = BufReader::new(stream);
+            stream.write_all(format!("{INFO}\r\n").as_bytes()).await.unwrap();
+            let mut line = String::new();
+            while line.trim() != "PING" {
+                line.clear();
+                stream.read_line(&mut line).await.unwrap();
+            }
+            stream.write_all(b"PONG\r\n").await.unwrap();
+        };
+        let options = ConnectOptions::new().client_capacity(1);
+        let (connected, ()) = tokio::join!(options.connect(address), serving);
+        let client = connected.unwrap();
+        let cut = async {
+            while client.connection_state() == State::Connected {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, cut).await.unwrap();
+        client
+    }
+
+    #[tokio::test]
+    async fn a_question_is_given_up_in_time_although_the_clients_queue_is_full() {
+        let client = cut_off().await;
+        let wait = Duration::from_millis(50);
+        let requests = Requests::new(client.clone(), events_model::RegionId::new("local").unwrap());
+        let body = json!({});
+        // The first fills the queue; without a bound of ours those behind it would wait for a connection.
+        for _ in 0..3 {
+            let asked = ask::<Info>(&client, "STREAM.INFO.x", &body, wait);
+            let asked = tokio::time::timeout(PATIENCE, asked).await.unwrap();
+            assert!(matches!(asked, Err(ApiError::TimedOut { .. })), "{asked:?}");
+            let asked = requests.ask("n1", Bytes::new(), wait);
+            assert_eq!(tokio::time::timeout(PATIENCE, asked).await.unwrap(), Err(NoReply::Late));
         }
     }
 }

@@ -24,7 +24,7 @@ mod share;
 mod table;
 mod task;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use async_nats::Client;
 use events_model::{RegionId, TimestampUs};
@@ -323,6 +323,11 @@ impl Leases {
         self.0.mine.is_held(nanos(self.0.clock.now()))
     }
 
+    /// For how long this node's lease has not held; nothing while it does.
+    pub fn lapsed(&self) -> Duration {
+        Duration::from_nanos(self.0.mine.lapsed(nanos(self.0.clock.now())))
+    }
+
     /// How often this node's lease began to hold again after it had not: between two gaps nobody else can have decided,
     /// and in each of them nobody may have.
     pub fn gaps(&self) -> u64 {
@@ -354,11 +359,12 @@ impl Leases {
     pub fn nodes(&self) -> Vec<Node> {
         let now = nanos(self.0.clock.now());
         let view = self.0.view.read();
-        let owned = |name: &str| {
-            let owners = view.shards.iter().flatten().filter_map(|entry| entry.record.owner.as_ref());
-            let count = owners.filter(|owner| owner.node == name && !view.is_ended(owner)).count();
-            u32::try_from(count).unwrap_or(u32::MAX)
-        };
+        let mut owned: HashMap<&str, u32> = HashMap::new();
+        for owner in view.shards.iter().flatten().filter_map(|entry| entry.record.owner.as_ref()) {
+            if !view.is_ended(owner) {
+                *owned.entry(&owner.node).or_default() += 1;
+            }
+        }
         let node = |(name, entry): (&String, &table::NodeEntry)| Node {
             name: name.clone(),
             incarnation: entry.record.incarnation,
@@ -366,7 +372,7 @@ impl Leases {
             address: entry.record.address.clone(),
             version: entry.record.version.clone(),
             started_at: TimestampUs(entry.record.started_at_us),
-            shards: owned(name),
+            shards: owned.get(name.as_str()).copied().unwrap_or(0),
             last_seen: Duration::from_nanos(now.saturating_sub(entry.seen_at)),
         };
         view.nodes.iter().map(node).collect()
@@ -377,10 +383,18 @@ impl Leases {
         u32::try_from(self.0.view.read().shards.len()).unwrap_or(u32::MAX)
     }
 
-    /// Hands everything over and takes nothing more, until `resume`. Waits until nothing is left here and, if there is another live
-    /// node, until others have taken it all; at most `wait`.
+    /// A place among the commands, so that what is decided with it in hand is sent without any more waiting.
     ///
-    /// Returns the shards that nobody has taken by then.
+    /// # Errors
+    /// `Closed`: the leases were closed.
+    ///
+    /// # Cancel safety
+    /// Nothing is sent until the place is used.
+    pub async fn turn(&self) -> Result<Turn<'_>, Error> {
+        self.0.commands.reserve().await.map(Turn).map_err(|_| Error::Closed)
+    }
+
+    /// Hands everything over and takes nothing more, until `Turn::resume`. Waits as `handed_over` does.
     ///
     /// # Errors
     /// `Closed`: the leases were closed.
@@ -388,11 +402,19 @@ impl Leases {
     /// # Cancel safety
     /// Dropping the future does not end the draining.
     pub async fn drain(&self, wait: Duration) -> Result<u32, Error> {
-        let (asker, answered) = oneshot::channel();
-        self.0.commands.send(Command::Drain(asker)).await.map_err(|_| Error::Closed)?;
+        let draining = self.turn().await?.drain();
+        Ok(self.handed_over(draining, wait).await)
+    }
+
+    /// Waits until nothing is left here and, if there is another live node, until others have taken it all; at most
+    /// `wait`. Returns the shards that nobody has taken by then.
+    ///
+    /// # Cancel safety
+    /// Dropping the future does not end the draining.
+    pub async fn handed_over(&self, draining: Draining, wait: Duration) -> u32 {
         let handed_over = async {
             // An error is the end of the task, which the count below shows.
-            drop(answered.await);
+            drop(draining.0.await);
             let mut look = tokio::time::interval(DRAIN_LOOK_EVERY);
             while self.unowned() > 0 && self.0.view.read().live().next().is_some() {
                 look.tick().await;
@@ -400,15 +422,7 @@ impl Leases {
         };
         // What is left is counted either way.
         drop(tokio::time::timeout(wait, handed_over).await);
-        Ok(self.unowned())
-    }
-
-    /// Takes shards again after a `drain`.
-    ///
-    /// # Errors
-    /// `Closed`: the leases were closed.
-    pub async fn resume(&self) -> Result<(), Error> {
-        self.0.commands.send(Command::Resume).await.map_err(|_| Error::Closed)
+        self.unowned()
     }
 
     /// Shards that no other live node owns.
@@ -444,6 +458,28 @@ impl Leases {
         self.0.stop.cancel();
         self.0.tracker.wait().await;
         given_back
+    }
+}
+
+/// A place for one command: what is sent first is done first.
+#[derive(Debug)]
+pub struct Turn<'a>(mpsc::Permit<'a, Command>);
+
+/// Shards that are being handed over.
+#[derive(Debug)]
+pub struct Draining(oneshot::Receiver<()>);
+
+impl Turn<'_> {
+    /// Hands everything over and takes nothing more, until `resume`.
+    pub fn drain(self) -> Draining {
+        let (asker, answered) = oneshot::channel();
+        self.0.send(Command::Drain(asker));
+        Draining(answered)
+    }
+
+    /// Takes shards again after a `drain`.
+    pub fn resume(self) {
+        self.0.send(Command::Resume);
     }
 }
 

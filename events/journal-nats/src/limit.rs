@@ -36,6 +36,8 @@ pub(crate) const READ_WAIT: Duration = Duration::from_secs(2);
 pub(crate) const LOOK_WAIT: Duration = Duration::from_millis(500);
 /// How often a node asks whether a stream has a leader again, while something waits for it.
 pub(crate) const PROBE_EVERY: Duration = Duration::from_millis(50);
+/// Most of these questions that wait for their answers at once: as many as are asked in the time of one.
+pub(crate) const PROBES_MAX: usize = 40;
 /// Wait for the answer to a request that makes something on the servers.
 pub(crate) const MAKE_WAIT: Duration = Duration::from_secs(10);
 /// Wait for one server while connecting.
@@ -75,3 +77,4 @@ pub(crate) const CLOSE_WAIT_MAX: Duration = Duration::from_secs(10);
 const _: () = assert!(COMMIT_BYTES_MAX + MEMBER_OVERHEAD_BYTES <= GROUP_BYTES_MAX);
 const _: () = assert!(AHEAD_COMMITS_MAX * 4 <= events_journal::log::APPEND_QUEUE_LEN_MAX);
 const _: () = assert!(GROUP_BYTES_MAX + GROUP_OVERHEAD_BYTES < PULL_BYTES);
+const _: () = assert!(PROBES_MAX as u128 * PROBE_EVERY.as_millis() == READ_WAIT.as_millis());

@@ -11,7 +11,7 @@ use events_model::RegionId;
 use futures::StreamExt as _;
 use tracing::debug;
 
-use crate::{engine::JetStreamLog, error::ApiError};
+use crate::{engine::JetStreamLog, error::ApiError, limit::READ_WAIT};
 
 /// Why there is no reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -55,18 +55,24 @@ fn subject(region: &RegionId, node: &str) -> String {
 impl JetStreamLog {
     /// The way to the other nodes of the region.
     pub fn requests(&self) -> Requests {
-        Requests { client: self.client(), region: self.options().region.clone() }
+        Requests::new(self.client(), self.options().region.clone())
     }
 }
 
 impl Requests {
+    pub(crate) const fn new(client: Client, region: RegionId) -> Self {
+        Self { client, region }
+    }
+
     /// Asks a node.
     ///
     /// # Errors
     /// See `NoReply`.
     pub async fn ask(&self, node: &str, question: Bytes, wait_max: Duration) -> Result<Bytes, NoReply> {
         let request = Request::new().payload(question).timeout(Some(wait_max));
-        let reply = self.client.send_request(subject(&self.region, node), request).await;
+        let asking = self.client.send_request(subject(&self.region, node), request);
+        // The client's own bound begins when there is room in its queue, which nobody empties while it is cut off.
+        let reply = tokio::time::timeout(wait_max, asking).await.map_err(|_elapsed| NoReply::Late)?;
         reply.map(|message| message.payload).map_err(|error| match error.kind() {
             RequestErrorKind::NoResponders
             | RequestErrorKind::InvalidSubject
@@ -106,9 +112,11 @@ impl Incoming {
     /// Replies.
     pub async fn reply(self, reply: Bytes) {
         let Some(subject) = self.reply else { return };
-        if let Err(error) = self.client.publish(subject, reply).await {
-            // Whoever asked takes it for late.
-            debug!(%error, "reply not sent");
+        // Whoever asked takes it for late; while this node is cut off nobody empties the client's queue.
+        match tokio::time::timeout(READ_WAIT, self.client.publish(subject, reply)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => debug!(%error, "reply not sent"),
+            Err(elapsed) => debug!(%elapsed, "reply not sent"),
         }
     }
 }

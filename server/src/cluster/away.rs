@@ -6,10 +6,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
@@ -38,37 +35,44 @@ enum Cause {
     Clock,
 }
 
-/// Whether this node takes part.
+/// Whether this node takes part. What is decided here is sent to the leases under the same lock, so that the leases hear
+/// of it in the order in which it was decided.
 #[derive(Debug, Default)]
-pub(super) struct Away {
-    why: Mutex<BTreeMap<Cause, String>>,
+pub(super) struct Away(Mutex<Absence>);
+
+#[derive(Debug, Default)]
+struct Absence {
+    why: BTreeMap<Cause, String>,
     /// An operator or the end of the process wants it so.
-    stays: AtomicBool,
+    stays: bool,
 }
 
 impl Away {
     /// Why it does not, for people.
     pub(super) fn reasons(&self) -> Vec<String> {
-        self.why.lock().values().cloned().collect()
+        self.0.lock().why.values().cloned().collect()
     }
 
     /// It comes back no more.
-    pub(super) fn stay(&self) {
-        self.stays.store(true, Ordering::Release);
+    pub(super) fn stay<T>(&self, send: impl FnOnce() -> T) -> T {
+        let mut absence = self.0.lock();
+        absence.stays = true;
+        send()
     }
 
-    /// Notes a reason; whether it is the first.
-    fn go(&self, cause: Cause, why: String) -> bool {
-        let mut all = self.why.lock();
-        let was_here = all.is_empty();
-        all.insert(cause, why);
-        was_here
+    /// Notes a reason; sends if it is the first.
+    fn go<T>(&self, cause: Cause, why: String, send: impl FnOnce() -> T) -> Option<T> {
+        let mut absence = self.0.lock();
+        let was_here = absence.why.is_empty();
+        absence.why.insert(cause, why);
+        was_here.then(send)
     }
 
-    /// A reason is gone; whether the node may take part again.
-    fn come_back(&self, cause: Cause) -> bool {
-        let mut all = self.why.lock();
-        all.remove(&cause).is_some() && all.is_empty() && !self.stays.load(Ordering::Acquire)
+    /// A reason is gone; sends if the node may take part again.
+    fn come_back<T>(&self, cause: Cause, send: impl FnOnce() -> T) -> Option<T> {
+        let mut absence = self.0.lock();
+        let may = absence.why.remove(&cause).is_some() && absence.why.is_empty() && !absence.stays;
+        may.then(send)
     }
 }
 
@@ -108,18 +112,20 @@ fn judge(skew: Option<&Skew>, others: usize) -> Verdict {
 
 impl Cluster {
     async fn go(&self, cause: Cause, why: String) {
-        if self.away.go(cause, why.clone()) {
+        // Closed: the process ends.
+        let Ok(turn) = self.leases.turn().await else { return };
+        if let Some(draining) = self.away.go(cause, why.clone(), || turn.drain()) {
             error!(why, "this node gives its shards to others");
-            let left = self.leases.drain(HANDOVER_WAIT).await.unwrap_or(0);
+            let left = self.leases.handed_over(draining, HANDOVER_WAIT).await;
             info!(left, "shards given to others");
         }
     }
 
     async fn come_back(&self, cause: Cause) {
-        if self.away.come_back(cause) {
+        // Closed: the process ends.
+        let Ok(turn) = self.leases.turn().await else { return };
+        if self.away.come_back(cause, || turn.resume()).is_some() {
             info!("this node takes part again");
-            // Closed: the process ends.
-            drop(self.leases.resume().await);
         }
     }
 
@@ -222,15 +228,30 @@ mod tests {
     #[test]
     fn a_node_comes_back_when_its_last_reason_is_gone_unless_an_operator_wants_it_away() {
         let away = Away::default();
-        assert!(!away.come_back(Cause::Disk));
-        assert!(away.go(Cause::Disk, "full".to_owned()));
-        assert!(!away.go(Cause::Clock, "late".to_owned()));
+        let go = |cause, why: &str| away.go(cause, why.to_owned(), || ()).is_some();
+        let comes_back = |cause| away.come_back(cause, || ()).is_some();
+        assert!(!comes_back(Cause::Disk));
+        assert!(go(Cause::Disk, "full"));
+        assert!(!go(Cause::Clock, "late"));
         assert_eq!(away.reasons(), ["full", "late"]);
-        assert!(!away.come_back(Cause::Disk));
-        assert!(away.come_back(Cause::Clock));
-        away.stay();
-        assert!(away.go(Cause::Disk, "full".to_owned()));
-        assert!(!away.come_back(Cause::Disk));
+        assert!(!comes_back(Cause::Disk));
+        assert!(comes_back(Cause::Clock));
+        away.stay(|| ());
+        assert!(go(Cause::Disk, "full"));
+        assert!(!comes_back(Cause::Disk));
+    }
+
+    #[test]
+    fn an_operators_drain_is_never_sent_before_a_return_that_was_decided_earlier() {
+        for round in 0..1_000 {
+            let (away, sent) = (Away::default(), Mutex::new(Vec::new()));
+            away.go(Cause::Disk, "full".to_owned(), || ());
+            std::thread::scope(|scope| {
+                scope.spawn(|| away.come_back(Cause::Disk, || sent.lock().push("resume")));
+                scope.spawn(|| away.stay(|| sent.lock().push("drain")));
+            });
+            assert_eq!(sent.lock().last(), Some(&"drain"), "round {round}");
+        }
     }
 
     #[test]

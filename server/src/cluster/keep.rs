@@ -7,11 +7,14 @@
 use std::{collections::HashMap, sync::Arc};
 
 use events_journal_nats::lease::{Change, Changes};
-use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
+use tokio::sync::mpsc::{self, Receiver, Sender};
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
 use super::{Cluster, NOT_TAKEN};
+
+/// Changes of one shard that wait: a shard is not taken again before its loss was acknowledged, so there are two at most.
+const STEPS_MAX: usize = 2;
 
 /// A change of one shard.
 #[derive(Debug)]
@@ -35,7 +38,7 @@ trait Shards: Send + Sync + 'static {
 struct Keeper<S, H> {
     shards: Arc<S>,
     tasks: TaskTracker,
-    queues: HashMap<u32, UnboundedSender<Step<H>>>,
+    queues: HashMap<u32, Sender<Step<H>>>,
 }
 
 impl<S: Shards, H: Send + 'static> Keeper<S, H> {
@@ -43,19 +46,19 @@ impl<S: Shards, H: Send + 'static> Keeper<S, H> {
         Self { shards, tasks, queues: HashMap::new() }
     }
 
-    /// Behind what came before it for the shard. There are as many changes as leases change hands: few.
-    fn step(&mut self, shard: u32, step: Step<H>) {
+    /// Behind what came before it for the shard.
+    async fn step(&mut self, shard: u32, step: Step<H>) {
         let queue = self.queues.entry(shard).or_insert_with(|| {
-            let (queue, steps) = mpsc::unbounded_channel();
+            let (queue, steps) = mpsc::channel(STEPS_MAX);
             self.tasks.spawn(follow(Arc::clone(&self.shards), shard, steps));
             queue
         });
         // The task ends after its queue; if it panicked, the lease runs out.
-        let _gone = queue.send(step);
+        let _gone = queue.send(step).await;
     }
 }
 
-async fn follow<S: Shards, H>(shards: Arc<S>, shard: u32, mut steps: UnboundedReceiver<Step<H>>) {
+async fn follow<S: Shards, H>(shards: Arc<S>, shard: u32, mut steps: Receiver<Step<H>>) {
     let mut next = steps.recv().await;
     while let Some(step) = next {
         next = match step {
@@ -74,13 +77,13 @@ async fn follow<S: Shards, H>(shards: Arc<S>, shard: u32, mut steps: UnboundedRe
 }
 
 /// Takes and gives back shards as the leases say.
-pub(super) async fn keep(cluster: Arc<Cluster>, mut changes: Changes, told: UnboundedSender<u32>) {
+pub(super) async fn keep(cluster: Arc<Cluster>, mut changes: Changes, told: Sender<()>) {
     let tasks = cluster.tasks.clone();
     let mut keeper = Keeper::new(Arc::new(Kept { cluster, told }), tasks);
     while let Some(change) = changes.next().await {
         match change {
-            Change::Taken { shard, epoch } => keeper.step(shard, Step::Take(epoch)),
-            Change::Lost { shard, epoch, handover } => keeper.step(shard, Step::Release(epoch, handover)),
+            Change::Taken { shard, epoch } => keeper.step(shard, Step::Take(epoch)).await,
+            Change::Lost { shard, epoch, handover } => keeper.step(shard, Step::Release(epoch, handover)).await,
         }
     }
 }
@@ -88,7 +91,7 @@ pub(super) async fn keep(cluster: Arc<Cluster>, mut changes: Changes, told: Unbo
 /// The shards as `keep` changes them.
 struct Kept {
     cluster: Arc<Cluster>,
-    told: UnboundedSender<u32>,
+    told: Sender<()>,
 }
 
 impl Shards for Kept {
@@ -148,13 +151,13 @@ mod tests {
         let tasks = TaskTracker::new();
         let mut keeper = Keeper::new(Arc::clone(&noted), tasks.clone());
         let (handover, mut acknowledged) = mpsc::channel::<()>(1);
-        keeper.step(7, Step::Take(1));
+        keeper.step(7, Step::Take(1)).await;
         assert_eq!(noted.wait(1).await, ["take 7/1"]);
         // The taking is given up for what comes next, which nothing overtakes; other shards go on meanwhile.
-        keeper.step(7, Step::Release(1, handover));
+        keeper.step(7, Step::Release(1, handover)).await;
         assert_eq!(noted.wait(2).await[1..], ["release 7/1"]);
-        keeper.step(7, Step::Take(2));
-        keeper.step(8, Step::Take(3));
+        keeper.step(7, Step::Take(2)).await;
+        keeper.step(8, Step::Take(3)).await;
         assert_eq!(noted.wait(3).await[2..], ["take 8/3"]);
         assert!(acknowledged.try_recv().is_err_and(|error| error == mpsc::error::TryRecvError::Empty));
         noted.leave.add_permits(3);

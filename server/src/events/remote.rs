@@ -93,6 +93,8 @@ impl Errand for Appending<'_> {
             Err(Failure::Append(error)) if error.outcome() == Outcome::NotWritten => {
                 Attempt::Refused(Err(Failure::Append(error)))
             }
+            // What a former owner had taken in may be written yet.
+            Err(Failure::Conflict { actual }) => Attempt::Refused(Err(Failure::Conflict { actual })),
             result => Attempt::Done(result),
         }
     }
@@ -104,7 +106,7 @@ impl Errand for Appending<'_> {
                 until_here(self.log, position, deadline).await;
                 Attempt::Done(Ok(Appended { position, version: Version(version), duplicate }))
             }
-            Reply::Conflict { actual } => Attempt::Done(Err(Failure::Conflict { actual: Version(actual) })),
+            Reply::Conflict { actual } => Attempt::Refused(Err(Failure::Conflict { actual: Version(actual) })),
             Reply::Invalid { reason } => {
                 let commit_id = self.commit.commit_id.clone();
                 Attempt::Done(Err(Failure::Append(AppendError::Invalid { commit_id, reason })))

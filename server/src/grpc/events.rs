@@ -174,12 +174,12 @@ impl pb::events_server::Events for Events {
         let who = self.who(&metadata).await?;
         let pb::SubscribeRequest { from_position, live, filter } = message;
         let selection = arguments::filter(filter, &who)?;
+        let place = self.share(&self.streams, &who)?;
         let from = match (live, from_position) {
             (true, 0) => self.app.log.head_position().next(),
             (true, _) => return Err(status::invalid("from_position", "must be 0 with live")),
             (false, from) => arguments::start(from, self.reach(Position(from.saturating_sub(1))).await?)?,
         };
-        let place = self.share(&self.streams, &who)?;
         let tail = Tail::new(Arc::clone(&self.app.log), from, selection);
         let timer = interval(CHECK_EVERY);
         let subscriber = Subscriber { events: self.clone(), who, tail, timer, _place: place };

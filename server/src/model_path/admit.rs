@@ -18,6 +18,7 @@ use gateway::{
 use super::{
     ModelPath, Submission, Work,
     failure::{Failed, Failure},
+    routing::micros,
     void::{TRIES_MAX, admission_id, is_unknown},
 };
 use crate::metrics::seconds;
@@ -45,6 +46,10 @@ impl Work {
     pub(super) async fn admit(&self) -> Result<Admitted, Failed> {
         let Self { path, submission, .. } = self;
         let parts = path.parts();
+        // Whatever another node admitted for this one would have to be made void again.
+        if !self.has_lease() {
+            return Err(Failure::Unavailable(Unavailable::Elsewhere).into());
+        }
         let now = parts.clock.now();
         let inputs = DecisionContext { seed: seed(parts.ids.random()), ..parts.inputs };
         let (command, mut admitted) = self.plan(now, inputs)?;
@@ -61,8 +66,8 @@ impl Work {
         let answer = self.ask(&mut ask, &mut admitted).await;
         parts.metrics.admission.observe(seconds(parts.clock.now().since(now)));
         let (recorded, view) = answer?;
-        // Others may have found this node gone, and settle what it has admitted.
-        if parts.cluster.as_ref().is_some_and(|cluster| !cluster.has_lease()) {
+        // Others may have found this node gone, and settle what it has admitted; and what is held must outlast the call.
+        if !self.has_lease() || !self.has_time(&admitted) {
             self.make_void(&admitted).await;
             return Err(Failure::Unavailable(Unavailable::Elsewhere).into());
         }
@@ -75,6 +80,17 @@ impl Work {
         admitted.upstream_model = recorded.upstream_model;
         admitted.view = view;
         Ok(admitted)
+    }
+
+    /// Whether no other node may take this one for gone.
+    fn has_lease(&self) -> bool {
+        self.path.parts().cluster.as_ref().is_none_or(|cluster| cluster.has_lease())
+    }
+
+    /// Whether the longest call that begins now ends before what is held for it is released.
+    fn has_time(&self, admitted: &Admitted) -> bool {
+        let longest = micros(admitted.upstream.settings().timeouts.total);
+        self.path.parts().clock.now().after(longest) <= admitted.deadline
     }
 
     /// Has the tenant's actor admit the request, under the first id of its idempotency key that is not void.
@@ -188,7 +204,7 @@ fn bound(asked: Option<Tokens>, route: &Route) -> Result<Tokens, ApiError> {
     }
 }
 
-/// The admission's idempotency key: the client's, hashed, or the request's own id.
+/// The refusal, counted.
 fn refused(path: &ModelPath, rejection: Rejection, view: View) -> Failed {
     let reason = Tenant::refusal(&rejection).map_or("rule", events_model::tenant::RefusalReason::name);
     path.parts().metrics.model_refusals.with_label_values(&[reason]).inc();

@@ -103,6 +103,13 @@ pub struct Caller {
     handle: Handle<Tenant>,
 }
 
+/// What this process knows of a key.
+enum Found {
+    Caller(Caller),
+    Revoked,
+    Nothing,
+}
+
 /// Which door a request came in by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Surface {
@@ -143,7 +150,8 @@ pub struct Submission {
 struct Work {
     path: ModelPath,
     submission: Submission,
-    _slot: OwnedSemaphorePermit,
+    /// A place among the requests in flight.
+    slot: Arc<OwnedSemaphorePermit>,
     _panics: guard::CountsPanic,
 }
 
@@ -175,33 +183,44 @@ impl ModelPath {
     /// `Unauthenticated`, or the tenant's state cannot be loaded.
     pub async fn authenticate(&self, key: Option<&str>) -> Result<Caller, Failed> {
         let key = key.and_then(ApiKey::parse).ok_or(Failure::Unauthenticated)?;
-        if let Some(caller) = self.find(&key).await? {
-            return Ok(caller);
+        match self.find(&key).await? {
+            Found::Caller(caller) => return Ok(caller),
+            // It is good nowhere, whatever others have recorded since.
+            Found::Revoked => return Err(Failure::Unauthenticated.into()),
+            Found::Nothing => {}
         }
         // Another node may have issued it a moment ago.
         let Some(cluster) = &self.parts().cluster else { return Err(Failure::Unauthenticated.into()) };
         if !cluster.reach_head().await {
             return Err(Failure::Unavailable(Unavailable::Elsewhere).into());
         }
-        Ok(self.find(&key).await?.ok_or(Failure::Unauthenticated)?)
+        match self.find(&key).await? {
+            Found::Caller(caller) => Ok(caller),
+            Found::Revoked | Found::Nothing => Err(Failure::Unauthenticated.into()),
+        }
     }
 
     /// Finds the caller in what this process knows.
-    async fn find(&self, key: &ApiKey) -> Result<Option<Caller>, Failed> {
+    async fn find(&self, key: &ApiKey) -> Result<Found, Failed> {
         let parts = self.parts();
         let stream = StreamId::tenant(key.tenant());
         let head = parts.log.head(&stream);
         if head.map_err(|error| Failure::Unavailable(Unavailable::Storage(error)))? == Version::ZERO {
-            return Ok(None);
+            return Ok(Found::Nothing);
         }
         let tag = key.tag(&parts.pepper);
         let handle = parts.tenants.actor(&stream);
         let find = move |state: &actors_core::tenant::State| {
-            let mut good = state.keys.iter().filter(|(_, key)| key.revoked_at.is_none() && tag.is(&key.hash));
-            good.next().map(|(key_id, _)| key_id.clone())
+            let shown = || state.keys.iter().filter(|(_, key)| tag.is(&key.hash));
+            let good = shown().find(|(_, key)| key.revoked_at.is_none());
+            (good.map(|(key_id, _)| key_id.clone()), shown().next().is_some())
         };
-        let key_id = handle.peek(find).await.map_err(Failure::Unavailable)?;
-        Ok(key_id.map(|key_id| Caller { tenant: key.tenant().clone(), key_id, handle }))
+        let (good, is_known) = handle.peek(find).await.map_err(Failure::Unavailable)?;
+        Ok(match good {
+            Some(key_id) => Found::Caller(Caller { tenant: key.tenant().clone(), key_id, handle }),
+            None if is_known => Found::Revoked,
+            None => Found::Nothing,
+        })
     }
 
     /// Waits until no request is in flight; nothing new must come in any more.
@@ -231,6 +250,6 @@ impl ModelPath {
         let limit = self.parts().in_flight_max;
         let slot = Arc::clone(&self.inner.slots).try_acquire_owned().map_err(|_| Failure::TooManyInFlight { limit })?;
         let panics = guard::CountsPanic(self.parts().metrics.panics.clone());
-        Ok(Work { path: self.clone(), submission, _slot: slot, _panics: panics })
+        Ok(Work { path: self.clone(), submission, slot: Arc::new(slot), _panics: panics })
     }
 }

@@ -6,7 +6,7 @@
 //! shows it, and it is settled for nothing under an id that says so; its upstream was never called. The next try under
 //! the same idempotency key sees either, and goes by the next id of that key.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use actors_shell::Unavailable;
 use events_journal::Outcome as WriteOutcome;
@@ -31,7 +31,7 @@ pub(super) const TRIES_MAX: u32 = 64;
 /// same key may meet it.
 const VOID_WAIT: Duration = Duration::from_secs(1);
 
-/// The commit id of an admission. Tries under one idempotency key beyond the first have ids of their own.
+/// The commit id of an admission: made of the client's idempotency key, hashed, or of the request's own id. Tries under one idempotency key beyond the first have ids of their own.
 pub(super) fn admission_id(request_id: RequestId, key: Option<&str>, number: u32) -> Result<CommitId, Failed> {
     let text = match key {
         None => format!("admit/{request_id}"),
@@ -80,11 +80,14 @@ impl Work {
         Ok(found.map_err(|error| Failure::Unavailable(Unavailable::Storage(error)))?.is_some())
     }
 
-    /// Makes an admission void, in a task of its own; waits a while for it if its key may be used again.
+    /// Makes an admission void, in a task of its own; waits a while for it if its key may be used again. The task keeps
+    /// the request's place, so that there are never more of them than requests.
     pub(super) async fn make_void(&self, admitted: &Admitted) {
         let (path, recording) = (self.path.clone(), self.recording(admitted));
         let (request_id, admission) = (self.submission.request_id, admitted.cause.clone());
+        let slot = Arc::clone(&self.slot);
         let task = self.path.inner.tasks.spawn(async move {
+            let _slot = slot;
             let parts = path.parts();
             let second = parts.clock.now().0 / 1_000_000;
             let refusal = Command::RecordRefusals { reason: RefusalReason::Overload, second, count: 1 };

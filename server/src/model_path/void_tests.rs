@@ -39,6 +39,9 @@ const FINE: u8 = 0;
 const WRITTEN: u8 = 1;
 /// It is not written, and nobody is told.
 const LOST: u8 = 2;
+/// The same with all that come behind it.
+const CUT: u8 = 3;
+const IN_FLIGHT_MAX: usize = 8;
 /// Longest wait for anything.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -57,6 +60,10 @@ impl EventLog for Doubtful {
                 unknown()
             }
             LOST => unknown(),
+            CUT => {
+                self.next.store(CUT, Ordering::SeqCst);
+                unknown()
+            }
             _ => self.log.append(expected, commit),
         }
     }
@@ -116,9 +123,10 @@ fn ask(command: Command, id: &str) -> Ask<Command> {
     }
 }
 
-fn routing(simulator: &Simulator) -> Routing {
+fn routing(simulator: &Simulator, grace: Duration) -> Routing {
     let mut settings = UpstreamSettings::new("sim", format!("http://{}/v1", simulator.address()));
-    settings.usage_lookup_path = Some("/v1/usage/{request_id}".to_owned());
+    // Without a grace, what is held lasts just as long as a call.
+    settings.usage_lookup_path = (!grace.is_zero()).then(|| "/v1/usage/{request_id}".to_owned());
     let route = Route {
         model: "sim-small".to_owned(),
         upstream: "sim".to_owned(),
@@ -127,7 +135,7 @@ fn routing(simulator: &Simulator) -> Routing {
         completion_tokens_max: 64,
         price: Price::default(),
     };
-    Routing::new(vec![route], vec![Upstream::new(settings).unwrap()], Duration::from_secs(60))
+    Routing::new(vec![route], vec![Upstream::new(settings).unwrap()], grace)
 }
 
 /// Registers the tenant with a key.
@@ -153,6 +161,10 @@ async fn register(tenants: &Shell<Tenant>, pepper: &Pepper) -> ApiKey {
 
 impl World {
     async fn new() -> Self {
+        Self::with_grace(Duration::from_secs(60)).await
+    }
+
+    async fn with_grace(grace: Duration) -> Self {
         let simulator = Simulator::start(Options::default(), ([127, 0, 0, 1], 0).into()).await.unwrap();
         let log = Arc::new(Doubtful::default());
         let (clock, ids): (Arc<dyn Clock>, Arc<dyn Ids>) =
@@ -169,10 +181,10 @@ impl World {
             clock,
             ids,
             pepper,
-            routing: routing(&simulator),
+            routing: routing(&simulator, grace),
             inputs: DecisionContext::default(),
             limits: RequestLimits::default(),
-            in_flight_max: 8,
+            in_flight_max: IN_FLIGHT_MAX,
             cluster: None,
             metrics: Metrics::new().unwrap(),
             stop: Stop::default(),
@@ -272,5 +284,39 @@ async fn an_admission_that_comes_after_it_was_made_void_holds_nothing() {
         assert!(decided.duplicate && decided.events.iter().all(|event| admit::recorded(event).is_none()));
         assert_eq!(world.open().await, 0);
     }
+    world.simulator.shutdown().await;
+}
+
+#[tokio::test]
+async fn what_is_to_be_made_void_takes_the_place_of_its_request() {
+    let world = World::new().await;
+    world.log.next.store(CUT, Ordering::SeqCst);
+    for _ in 0..IN_FLIGHT_MAX {
+        let (_, failed) = world.request(None).await;
+        let failure = failed.unwrap_err().failure;
+        assert!(matches!(*failure, Failure::Unavailable(_)), "{failure}");
+    }
+    let (_, failed) = world.request(None).await;
+    let failure = failed.unwrap_err().failure;
+    assert!(matches!(*failure, Failure::TooManyInFlight { limit: IN_FLIGHT_MAX }), "{failure}");
+    world.log.next.store(FINE, Ordering::SeqCst);
+    let served = async {
+        while world.request(None).await.1.is_err() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, served).await.unwrap();
+    assert_eq!(world.open().await, 0);
+    world.simulator.shutdown().await;
+}
+
+#[tokio::test]
+async fn an_upstream_is_not_called_when_its_answer_may_come_after_what_is_held_was_released() {
+    let world = World::with_grace(Duration::ZERO).await;
+    let (_, failed) = world.request(None).await;
+    let failure = failed.unwrap_err().failure;
+    assert!(matches!(*failure, Failure::Unavailable(actors_shell::Unavailable::Elsewhere)), "{failure}");
+    assert_eq!(world.simulator.stats().requests, 0);
+    world.until_nothing_is_open().await;
     world.simulator.shutdown().await;
 }

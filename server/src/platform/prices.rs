@@ -5,7 +5,7 @@ use std::time::Duration;
 use actors_core::region::{Region, Rejection, State as RegionState};
 use actors_shell::{Ask, Shell, Unavailable};
 use events_model::{CommitId, DecisionContext, Principal, StreamId, region::Command};
-use tokio::time::timeout;
+use tokio::time::sleep;
 use tracing::info;
 
 use super::{POLICY_VERSION, StartError, ground::Ground, upstreams};
@@ -45,9 +45,15 @@ pub(super) async fn publish(
         // Another node was first, and its decision is on its way to this one's log.
         Err(rejected) if rejected.rejection == Rejection::Unchanged => {
             let mut head = ground.log.watch_head();
+            // One bound on all of the wait, for other commits come in, too.
+            let late = sleep(BOOK_WAIT);
+            tokio::pin!(late);
             while actor.read(RegionState::clone).await.map_err(StartError::PriceBook)?.entries != entries {
-                let changed = timeout(BOOK_WAIT, head.changed()).await;
-                if !changed.is_ok_and(|changed| changed.is_ok()) {
+                let changed = tokio::select! {
+                    changed = head.changed() => changed.is_ok(),
+                    () = &mut late => false,
+                };
+                if !changed {
                     return Err(StartError::PriceBook(Unavailable::Unreachable));
                 }
             }

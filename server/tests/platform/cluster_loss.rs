@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use events_journal::{EventLog as _, contract::fixture::commit};
 use events_model::{StreamId, Version};
-use proto::cluster::v1 as pb;
+use proto::{cluster::v1 as pb, tenant::v1 as tenant_pb};
 use server::{
     platform::Platform,
     simulate::{Options, Simulator},
@@ -145,5 +145,39 @@ async fn a_shard_that_another_writer_fenced_off_is_taken_again_in_the_same_lease
     assert_eq!(epochs().await, before);
     log.close().await;
     store.close();
+    world.platform.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_is_cut_off_says_that_it_should_not_be_sent_requests_until_its_lease_holds_again() {
+    let server = NatsServer::start().unwrap();
+    let world = World::configured(Options::default(), "pro", |config| join(config, server.url(), "one")).await;
+    assert_eq!(world.get("/readyz").await.status, 200);
+    server.stop_signal().unwrap();
+    eventually("it is not ready", || async {
+        let ready = world.get("/readyz").await;
+        let text = String::from_utf8_lossy(&ready.body).into_owned();
+        (ready.status == 503 && text.contains("this node's lease has not held for")).then_some(())
+    })
+    .await;
+    assert_eq!(world.chat(&chat(10)).await.status, 503);
+    server.continue_signal().unwrap();
+    eventually("it is ready again", || async { (world.get("/readyz").await.status == 200).then_some(()) }).await;
+    let reply = eventually("it serves again", || async {
+        let reply = world.chat(&chat(10)).await;
+        (reply.status == 200).then_some(reply)
+    })
+    .await;
+    world.assert_settled(reply.request_id(), "completed").await;
+    // What it knows for sure it says all the same.
+    let request = tenant_pb::RevokeApiKeyRequest {
+        tenant_id: world::TENANT.to_owned(),
+        key_id: world.key_id.clone(),
+        ..Default::default()
+    };
+    assert!(world.tenants().revoke_api_key(request).await.unwrap().into_inner().revoked);
+    server.stop_signal().unwrap();
+    assert_eq!(world.chat(&chat(10)).await.status, 401);
+    server.continue_signal().unwrap();
     world.platform.shutdown().await;
 }

@@ -51,6 +51,11 @@ impl Mine {
         now < self.deadline.load(Ordering::Acquire)
     }
 
+    /// For how long the lease has not held.
+    pub(crate) fn lapsed(&self, now: Nanos) -> Nanos {
+        now.saturating_sub(self.deadline.load(Ordering::Acquire))
+    }
+
     /// How often the lease began to hold again after it had not.
     pub(crate) fn gaps(&self) -> u64 {
         self.gaps.load(Ordering::Acquire)

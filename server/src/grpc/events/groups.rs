@@ -123,6 +123,7 @@ impl Events {
         let (metadata, _, message) = request.into_parts();
         let who = self.who(&metadata).await?;
         let group = self.group(&who, &message.tenant, &message.name, "name")?;
+        let _place = self.share(&self.appends, &who)?;
         let settings = settings(&message, self.reach(Position(message.after_position)).await?)?;
         self.must_be_active(&who, &group).await?;
         let asked = self.app.groups.ask(&group, Command::Create { settings }, who.principal()).await;
