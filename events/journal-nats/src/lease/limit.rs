@@ -19,6 +19,8 @@ pub(crate) const POLL_PART: u32 = 18;
 pub(crate) const POLL_MAX: Duration = Duration::from_secs(1);
 /// Part of a lease between two looks at the clock.
 pub(crate) const TICK_PART: u32 = 36;
+/// Messages that are asked for at once.
+pub(crate) const QUESTIONS_MAX: u64 = 64;
 /// Part of a lease before a failed request is made again.
 pub(crate) const RETRY_PART: u64 = 36;
 /// Nodes that a region can have, because every node reads every renewal.
