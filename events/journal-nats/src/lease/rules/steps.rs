@@ -177,7 +177,7 @@ fn before_the_end_is_reached_a_shard_is_taken_only_if_the_very_lease_was_seen_to
     let own = writes(std::mem::take(&mut out)).remove(0);
     node.core.handle(start, Input::Wrote(own, Ok(3)), &mut out);
     // One that `c` should have and a new run of `b` took; the lease of that run was renewed since and comes later.
-    let shard = (0..SHARDS).find(|shard| desired_owner(*shard, ["a", "c"].into_iter()) == Some("c")).unwrap();
+    let shard = (0..SHARDS).find(|shard| desired_owner(*shard, ["a", "c"]) == Some("c")).unwrap();
     let owner = OwnerRecord { node: "b".to_owned(), incarnation: Incarnation(2), term: 1 };
     let taken = Some(Value::Shard(ShardRecord { epoch: 4, owner: Some(owner) }));
     let mut takes = |revision, key, value| {
