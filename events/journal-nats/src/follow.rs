@@ -8,13 +8,15 @@
 //! - a consumer is a disposable cursor: on any doubt it is made again behind the last message that was taken.
 //!
 //! A consumer may be placed on a server that lags and then reports nothing; so the end of the stream is asked from its
-//! leader (and known from acknowledged publishes), and a consumer that does not get there is made again.
+//! leader (and known from acknowledged publishes), and a consumer that does not get there is made again. While none can
+//! be made, the leader is asked for one message after the other, and what it says is checked like everything else.
 
 use std::{
     collections::{HashMap, VecDeque},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use async_nats::jetstream::{
@@ -24,7 +26,10 @@ use async_nats::jetstream::{
 use bytes::Bytes;
 use events_journal::{AppendError, Appended, Entry, Health, Receipt, Refusal, SnapshotStore};
 use events_model::Position;
-use futures::StreamExt as _;
+use futures::{
+    future::join_all,
+    stream::{self, Stream, StreamExt as _},
+};
 use tokio::sync::watch;
 use tracing::{debug, error, info, warn};
 
@@ -35,7 +40,8 @@ use crate::{
     group::{Link, START},
     limit::{
         AHEAD_BYTES_MAX, AHEAD_COMMITS_MAX, CHECKPOINT_MESSAGES, CONSUMER_IDLE_MAX, CONSUMER_WAIT, HEAD_EVERY,
-        PULL_BYTES, PULL_EXPIRES, PULL_HEARTBEAT, PULL_MESSAGES, RESOLVE_MAX, STALL,
+        LOOK_WAIT, PULL_BYTES, PULL_EXPIRES, PULL_HEARTBEAT, PULL_MESSAGES, READ_ON_AFTER, READ_ON_EVERY,
+        READ_ON_MESSAGES, RESOLVE_MAX, STALL,
     },
     publish::Pauses,
     resume::{Checkpoint, Resume, read},
@@ -157,7 +163,7 @@ impl Follower {
         loop {
             let before = self.received;
             let stop = match self.check_end() {
-                Ok(()) => self.consume().await,
+                Ok(()) => self.consume(&mut pauses).await,
                 Err(failed) => Stop::Failed(failed),
             };
             if self.received > before {
@@ -200,32 +206,29 @@ impl Follower {
         }
     }
 
-    async fn consumer(&self) -> Result<pull::Stream, Stop> {
-        let mut context = jetstream::new(self.core.leader.client.clone());
-        context.set_timeout(CONSUMER_WAIT);
-        let config = pull::Config {
-            description: Some(format!("follower of {}", self.core.options.node)),
-            deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: self.received + 1 },
-            ack_policy: AckPolicy::None,
-            inactive_threshold: CONSUMER_IDLE_MAX,
-            num_replicas: 1,
-            memory_storage: true,
-            ..pull::Config::default()
-        };
-        let made = context.create_consumer_on_stream(config, &self.core.leader.stream).await;
-        let consumer: Consumer<pull::Config> = made.map_err(|_| Stop::Again("no consumer could be made"))?;
-        let stream = consumer
-            .stream()
-            .max_messages_per_batch(PULL_MESSAGES)
-            .max_bytes_per_batch(PULL_BYTES)
-            .expires(PULL_EXPIRES)
-            .heartbeat(PULL_HEARTBEAT);
-        stream.messages().await.map_err(|_| Stop::Again("no messages could be asked for"))
+    /// Makes a consumer, however long that takes, and reads on without one meanwhile.
+    async fn consumer(&mut self, pauses: &mut Pauses) -> Result<pull::Stream, Stop> {
+        let core = Arc::clone(&self.core);
+        let mut made = std::pin::pin!(consumer(&core, self.received, pauses));
+        let mut read = std::pin::pin!(read_on(&core, self.received));
+        loop {
+            let has_room = self.has_room();
+            tokio::select! {
+                biased;
+                () = durable(&mut self.ahead) => self.settle()?,
+                messages = &mut made => return Ok(messages),
+                Some(stored) = read.next(), if has_room => self.accept(stored).map_err(Stop::Failed)?,
+            }
+        }
     }
 
-    async fn consume(&mut self) -> Stop {
+    const fn has_room(&self) -> bool {
+        self.ahead_commits < AHEAD_COMMITS_MAX && self.ahead_bytes < AHEAD_BYTES_MAX
+    }
+
+    async fn consume(&mut self, pauses: &mut Pauses) -> Stop {
         self.connects.borrow_and_update();
-        let mut messages = match self.consumer().await {
+        let mut messages = match self.consumer(pauses).await {
             Ok(messages) => messages,
             Err(stop) => return stop,
         };
@@ -233,7 +236,7 @@ impl Follower {
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut before = u64::MAX;
         loop {
-            let has_room = self.ahead_commits < AHEAD_COMMITS_MAX && self.ahead_bytes < AHEAD_BYTES_MAX;
+            let has_room = self.has_room();
             let done = tokio::select! {
                 biased;
                 () = durable(&mut self.ahead) => self.settle(),
@@ -281,6 +284,10 @@ impl Follower {
 
     /// Checks a message and hands it to the replica.
     fn accept(&mut self, stored: Stored) -> Result<(), FollowError> {
+        let next = self.received + 1;
+        if stored.sequence != next {
+            return Err(FollowError::Gap { sequence: next });
+        }
         let group = read(&stored)?;
         let Stored { sequence, subject, payload } = stored;
         if shard_of_subject(&subject) != Some(group.shard) {
@@ -390,6 +397,69 @@ impl Follower {
             drop(self.core.tracker.spawn_blocking_on(save, &self.core.runtime));
         }
     }
+}
+
+/// Makes a consumer of what lies behind a sequence; tries for as long as it takes.
+async fn consumer(core: &Core, after: u64, pauses: &mut Pauses) -> pull::Stream {
+    loop {
+        match try_consumer(core, after).await {
+            Ok(messages) => return messages,
+            Err(reason) => debug!(reason, "no consumer could be made"),
+        }
+        pauses.pause().await;
+        core.leader.wait_for_answer(RESOLVE_MAX).await;
+    }
+}
+
+async fn try_consumer(core: &Core, after: u64) -> Result<pull::Stream, String> {
+    let mut context = jetstream::new(core.leader.client.clone());
+    context.set_timeout(CONSUMER_WAIT);
+    let config = pull::Config {
+        description: Some(format!("follower of {}", core.options.node)),
+        deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: after + 1 },
+        ack_policy: AckPolicy::None,
+        inactive_threshold: CONSUMER_IDLE_MAX,
+        num_replicas: 1,
+        memory_storage: true,
+        ..pull::Config::default()
+    };
+    let made = context.create_consumer_on_stream(config, &core.leader.stream).await;
+    let consumer: Consumer<pull::Config> = made.map_err(|error| error.to_string())?;
+    let stream = consumer
+        .stream()
+        .max_messages_per_batch(PULL_MESSAGES)
+        .max_bytes_per_batch(PULL_BYTES)
+        .expires(PULL_EXPIRES)
+        .heartbeat(PULL_HEARTBEAT);
+    stream.messages().await.map_err(|error| error.to_string())
+}
+
+/// The messages behind a sequence, in order and without end, from the stream's leader alone: consumers are made by the
+/// leader of the whole cluster, which may be away for longer, and an owner waits for its own groups.
+///
+/// Begins after `READ_ON_AFTER`, for where a consumer can be made, it is there by then.
+fn read_on(core: &Core, after: u64) -> impl Stream<Item = Stored> {
+    let batches = stream::unfold((after, false), move |(after, mut is_answered)| async move {
+        let mut pause = if is_answered { Duration::ZERO } else { READ_ON_AFTER };
+        loop {
+            tokio::time::sleep(pause).await;
+            if !is_answered {
+                core.leader.wait_for_answer(RESOLVE_MAX).await;
+            }
+            // The next one may be there already though nobody has said so.
+            let last = core.head().clamp(after + 1, after + READ_ON_MESSAGES);
+            let ask = |sequence| tokio::time::timeout(LOOK_WAIT, core.leader.at(sequence));
+            let answers = join_all((after + 1..=last).map(ask)).await;
+            is_answered = answers.iter().all(|answer| matches!(answer, Ok(Ok(_))));
+            let found: Vec<_> = answers.into_iter().map_while(|answer| answer.ok()?.ok()?).collect();
+            if let Some(last) = found.last() {
+                let state = (last.sequence, is_answered);
+                return Some((stream::iter(found), state));
+            }
+            pause = READ_ON_EVERY;
+        }
+    });
+    batches.flatten()
 }
 
 /// Asks the leader again and again where the stream ends.
