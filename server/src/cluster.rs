@@ -9,7 +9,6 @@ mod error;
 mod following;
 mod keep;
 mod looks;
-mod placement;
 mod probe;
 mod questions;
 mod runs;

@@ -8,16 +8,20 @@
 //! - a consumer is a disposable cursor: on any doubt it is made again behind the last message that was taken.
 //!
 //! A consumer may be placed on a server that lags and then reports nothing; so the end of the stream is asked from its
-//! leader (and known from acknowledged publishes), and a consumer that does not get there is made again.
+//! leader (and known from acknowledged publishes), and a consumer that does not get there is made again. While none can
+//! be made, the leader is asked for one message after the other, and what it says is checked like everything else.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use async_nats::jetstream::{
     self,
     consumer::{AckPolicy, Consumer, DeliverPolicy, pull},
 };
 use events_journal::{Health, SnapshotStore};
-use futures::StreamExt as _;
+use futures::{
+    future::join_all,
+    stream::{self, Stream, StreamExt as _},
+};
 use tokio::sync::watch;
 use tracing::{debug, error, warn};
 
@@ -27,8 +31,8 @@ use crate::{
     error::FollowError,
     feed::{Stop, Taken},
     limit::{
-        CHECKPOINT_MESSAGES, CONSUMER_IDLE_MAX, CONSUMER_WAIT, HEAD_EVERY, PULL_BYTES, PULL_EXPIRES, PULL_HEARTBEAT,
-        PULL_MESSAGES, RESOLVE_MAX, STALL,
+        CHECKPOINT_MESSAGES, CONSUMER_IDLE_MAX, CONSUMER_WAIT, HEAD_EVERY, LOOK_WAIT, PULL_BYTES, PULL_EXPIRES,
+        PULL_HEARTBEAT, PULL_MESSAGES, READ_ON_AFTER, READ_ON_EVERY, READ_ON_MESSAGES, RESOLVE_MAX, STALL,
     },
     publish::Pauses,
     resume::{Checkpoint, read},
@@ -71,7 +75,7 @@ impl Follower {
             let before = self.received();
             let checked = self.core.feed.lock().check_end(&self.core);
             let stop = match checked {
-                Ok(()) => self.consume().await,
+                Ok(()) => self.consume(&mut pauses).await,
                 Err(failed) => Stop::Failed(failed),
             };
             if self.received() > before {
@@ -117,32 +121,29 @@ impl Follower {
         }
     }
 
-    async fn consumer(&self) -> Result<pull::Stream, Stop> {
-        let mut context = jetstream::new(self.core.leader.client.clone());
-        context.set_timeout(CONSUMER_WAIT);
-        let config = pull::Config {
-            description: Some(format!("follower of {}", self.core.options.node)),
-            deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: self.received() + 1 },
-            ack_policy: AckPolicy::None,
-            inactive_threshold: CONSUMER_IDLE_MAX,
-            num_replicas: 1,
-            memory_storage: true,
-            ..pull::Config::default()
-        };
-        let made = context.create_consumer_on_stream(config, &self.core.leader.stream).await;
-        let consumer: Consumer<pull::Config> = made.map_err(|_| Stop::Again("no consumer could be made"))?;
-        let stream = consumer
-            .stream()
-            .max_messages_per_batch(PULL_MESSAGES)
-            .max_bytes_per_batch(PULL_BYTES)
-            .expires(PULL_EXPIRES)
-            .heartbeat(PULL_HEARTBEAT);
-        stream.messages().await.map_err(|_| Stop::Again("no messages could be asked for"))
+    /// Makes a consumer, however long that takes, and reads on without one meanwhile.
+    async fn consumer(&mut self, pauses: &mut Pauses) -> Result<pull::Stream, Stop> {
+        let (core, after) = (Arc::clone(&self.core), self.received());
+        let mut made = std::pin::pin!(consumer(&core, after, pauses));
+        let mut read = std::pin::pin!(read_on(&core, after));
+        loop {
+            let (has_room, is_ahead) = {
+                let feed = core.feed.lock();
+                (feed.has_room(), !feed.is_empty())
+            };
+            tokio::select! {
+                biased;
+                () = core.shown(), if is_ahead => self.settle()?,
+                () = core.fed.notified() => core.take_early()?,
+                messages = &mut made => return Ok(messages),
+                Some(stored) = read.next(), if has_room => self.accept(stored)?,
+            }
+        }
     }
 
-    async fn consume(&mut self) -> Stop {
+    async fn consume(&mut self, pauses: &mut Pauses) -> Stop {
         self.connects.borrow_and_update();
-        let mut messages = match self.consumer().await {
+        let mut messages = match self.consumer(pauses).await {
             Ok(messages) => messages,
             Err(stop) => return stop,
         };
@@ -208,7 +209,11 @@ impl Follower {
             });
         }
         let subject = message.subject.to_string();
-        let stored = Stored { sequence, subject, payload: message.message.payload };
+        self.accept(Stored { sequence, subject, payload: message.message.payload })
+    }
+
+    /// Takes the next message; one that was an own one and is taken already is passed over.
+    fn accept(&self, stored: Stored) -> Result<(), Stop> {
         let group = read(&stored).map_err(Stop::Failed)?;
         let Stored { sequence, subject, payload } = stored;
         let taken = Taken { sequence, subject, group, bytes: payload.len() };
@@ -238,6 +243,69 @@ impl Follower {
             drop(self.core.tracker.spawn_blocking_on(save, &self.core.runtime));
         }
     }
+}
+
+/// Makes a consumer of what lies behind a sequence; tries for as long as it takes.
+async fn consumer(core: &Core, after: u64, pauses: &mut Pauses) -> pull::Stream {
+    loop {
+        match try_consumer(core, after).await {
+            Ok(messages) => return messages,
+            Err(reason) => debug!(reason, "no consumer could be made"),
+        }
+        pauses.pause().await;
+        core.leader.wait_for_answer(RESOLVE_MAX).await;
+    }
+}
+
+async fn try_consumer(core: &Core, after: u64) -> Result<pull::Stream, String> {
+    let mut context = jetstream::new(core.leader.client.clone());
+    context.set_timeout(CONSUMER_WAIT);
+    let config = pull::Config {
+        description: Some(format!("follower of {}", core.options.node)),
+        deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: after + 1 },
+        ack_policy: AckPolicy::None,
+        inactive_threshold: CONSUMER_IDLE_MAX,
+        num_replicas: 1,
+        memory_storage: true,
+        ..pull::Config::default()
+    };
+    let made = context.create_consumer_on_stream(config, &core.leader.stream).await;
+    let consumer: Consumer<pull::Config> = made.map_err(|error| error.to_string())?;
+    let stream = consumer
+        .stream()
+        .max_messages_per_batch(PULL_MESSAGES)
+        .max_bytes_per_batch(PULL_BYTES)
+        .expires(PULL_EXPIRES)
+        .heartbeat(PULL_HEARTBEAT);
+    stream.messages().await.map_err(|error| error.to_string())
+}
+
+/// The messages behind a sequence, in order and without end, from the stream's leader alone: consumers are made by the
+/// leader of the whole cluster, which may be away for longer, and an owner waits for its own groups.
+///
+/// Begins after `READ_ON_AFTER`, for where a consumer can be made, it is there by then.
+fn read_on(core: &Core, after: u64) -> impl Stream<Item = Stored> {
+    let batches = stream::unfold((after, false), move |(after, mut is_answered)| async move {
+        let mut pause = if is_answered { Duration::ZERO } else { READ_ON_AFTER };
+        loop {
+            tokio::time::sleep(pause).await;
+            if !is_answered {
+                core.leader.wait_for_answer(RESOLVE_MAX).await;
+            }
+            // The next one may be there already though nobody has said so.
+            let last = core.head().clamp(after + 1, after + READ_ON_MESSAGES);
+            let ask = |sequence| tokio::time::timeout(LOOK_WAIT, core.leader.at(sequence));
+            let answers = join_all((after + 1..=last).map(ask)).await;
+            is_answered = answers.iter().all(|answer| matches!(answer, Ok(Ok(_))));
+            let found: Vec<_> = answers.into_iter().map_while(|answer| answer.ok()?.ok()?).collect();
+            if let Some(last) = found.last() {
+                let state = (last.sequence, is_answered);
+                return Some((stream::iter(found), state));
+            }
+            pause = READ_ON_EVERY;
+        }
+    });
+    batches.flatten()
 }
 
 /// Asks the leader again and again where the stream ends.

@@ -56,6 +56,12 @@ pub(crate) const PULL_EXPIRES: Duration = Duration::from_secs(30);
 pub(crate) const PULL_HEARTBEAT: Duration = Duration::from_secs(1);
 /// Wait until a consumer is made.
 pub(crate) const CONSUMER_WAIT: Duration = Duration::from_secs(1);
+/// A follower that has no consumer after this time reads message by message from the stream's leader.
+pub(crate) const READ_ON_AFTER: Duration = Duration::from_millis(100);
+/// Messages that it asks for at once, of those known to be there.
+pub(crate) const READ_ON_MESSAGES: u64 = 16;
+/// Pause before it asks again where there was none.
+pub(crate) const READ_ON_EVERY: Duration = Duration::from_millis(20);
 /// How long the servers keep the consumer of a node that is gone.
 pub(crate) const CONSUMER_IDLE_MAX: Duration = Duration::from_secs(60);
 /// Commits and bytes that the replica may have to answer for before the follower takes more.
@@ -76,5 +82,6 @@ pub(crate) const CLOSE_WAIT_MAX: Duration = Duration::from_secs(10);
 
 const _: () = assert!(COMMIT_BYTES_MAX + MEMBER_OVERHEAD_BYTES <= GROUP_BYTES_MAX);
 const _: () = assert!(AHEAD_COMMITS_MAX * 4 <= events_journal::log::APPEND_QUEUE_LEN_MAX);
+const _: () = assert!(GROUP_BYTES_MAX * READ_ON_MESSAGES as usize <= PULL_BYTES, "no more at once than a pull");
 const _: () = assert!(GROUP_BYTES_MAX + GROUP_OVERHEAD_BYTES < PULL_BYTES);
 const _: () = assert!(PROBES_MAX as u128 * PROBE_EVERY.as_millis() == READ_WAIT.as_millis());

@@ -11,6 +11,7 @@ use async_nats::{
 };
 use bytes::Bytes;
 use events_model::RegionId;
+use futures::future::join_all;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 use tracing::{debug, error};
@@ -19,7 +20,7 @@ use super::{
     error::Error,
     limit::{GONE_KEPT, META_ATTEMPTS_MAX},
     record::{FORMAT, Incarnation, Key, META_KEY, Meta, NodeRecord, NodeState, ShardRecord},
-    rules::{Failure, Found, Value, Write},
+    rules::{Failure, Found, Value, Write, together},
 };
 use crate::{
     api::{self, Ack, Leader, Stored},
@@ -218,8 +219,13 @@ impl Bucket {
         })
     }
 
+    /// The answers to so many questions for what lies behind a position.
+    pub(crate) async fn poll(&self, after: u64, questions: u64) -> Result<Vec<Found>, Failure> {
+        together(join_all((0..questions).map(|number| self.next(after.saturating_add(number)))).await)
+    }
+
     /// The next message behind a position, from the leader.
-    pub(crate) async fn poll(&self, after: u64) -> Result<Option<Found>, Failure> {
+    async fn next(&self, after: u64) -> Result<Option<Found>, Failure> {
         let everything = format!("{}>", self.prefix);
         let stored = match tokio::time::timeout(self.wait, self.leader.after(&everything, after)).await {
             Ok(Ok(Some(stored))) => stored,

@@ -16,6 +16,10 @@
 //! A lease that was seen to be ended is ended for ever, so the shards taken under it are taken at once, without reading
 //! on; that a lease is not there, or is another one, is believed only of a copy whose end was reached.
 //!
+//! A lease counts as silent from when its last revision was seen, so whoever sees late takes over late. Many shards
+//! change hands at once and a renewal may lie behind all of them: several questions are asked at a time, by a rule that
+//! keeps the order and the meaning of the end (`together`).
+//!
 //! Whatever an unanswered write did is found by reading to the end of the bucket; nothing is owned before a write of
 //! this node's own was acknowledged.
 
@@ -30,9 +34,9 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use parking_lot::RwLock;
 
-pub(crate) use self::message::{Action, Failure, Found, Input, Profile, Purpose, Standing, Value, Write};
+pub(crate) use self::message::{Action, Failure, Found, Input, Profile, Purpose, Standing, Value, Write, together};
 use super::{
-    limit::{GONE_KEPT, MARGIN_PART, NODES_MAX, RENEWALS_PER_TTL, RETRY_PART},
+    limit::{GONE_KEPT, MARGIN_PART, NODES_MAX, QUESTIONS_MAX, RENEWALS_PER_TTL, RETRY_PART},
     record::{Key, NodeRecord, NodeState},
     table::{Mine, Nanos, NodeEntry, View},
 };
@@ -89,6 +93,8 @@ pub(crate) struct Core {
     /// A shard was not as the copy shows it: none is taken before the end is reached.
     misled: bool,
     polling: bool,
+    /// To ask at once with the next poll: more while that finds more.
+    questions: u64,
     hinted: bool,
     poll_at: Nanos,
     burying: BTreeSet<String>,
@@ -127,6 +133,7 @@ impl Core {
             current: false,
             misled: false,
             polling: false,
+            questions: 1,
             hinted: false,
             poll_at: 0,
             burying: BTreeSet::new(),
@@ -188,22 +195,29 @@ impl Core {
         if !self.polling && (self.hinted || now >= self.poll_at) {
             self.polling = true;
             self.hinted = false;
-            out.push(Action::Poll { after: self.position });
+            out.push(Action::Poll { after: self.position, questions: self.questions });
         }
     }
 
-    fn polled(&mut self, now: Nanos, result: Result<Option<Found>, Failure>, out: &mut Vec<Action>) {
+    fn polled(&mut self, now: Nanos, result: Result<Vec<Found>, Failure>, out: &mut Vec<Action>) {
         self.polling = false;
         match result {
-            Ok(Some(found)) => {
+            Ok(all) if !all.is_empty() => {
                 self.current = false;
                 self.poll_at = now;
-                self.position = self.position.max(found.revision);
-                self.apply(now, found, out);
+                // Where messages lie far apart, all questions find the same one.
+                let is_dense = all.len() as u64 * 2 > self.questions;
+                let questions = if is_dense { self.questions * 2 } else { self.questions / 2 };
+                self.questions = questions.clamp(1, QUESTIONS_MAX);
+                for found in all {
+                    self.position = self.position.max(found.revision);
+                    self.apply(now, found, out);
+                }
             }
             // Something has happened since it was asked for.
-            Ok(None) if self.hinted => {}
-            Ok(None) => {
+            Ok(_) if self.hinted => {}
+            Ok(_) => {
+                self.questions = 1;
                 self.current = true;
                 self.misled = false;
                 self.poll_at = now.saturating_add(self.profile.poll_every);

@@ -92,8 +92,8 @@ impl Task {
         for action in std::mem::take(&mut work.actions) {
             let bucket = self.bucket.clone();
             match action {
-                Action::Poll { after } => {
-                    work.operations.push(async move { Input::Polled(bucket.poll(after).await) }.boxed());
+                Action::Poll { after, questions } => {
+                    work.operations.push(async move { Input::Polled(bucket.poll(after, questions).await) }.boxed());
                 }
                 Action::Write(write) => {
                     work.operations.push(

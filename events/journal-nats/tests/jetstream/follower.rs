@@ -266,6 +266,29 @@ fn a_broken_chain_stops_the_node_loudly_and_skips_nothing() {
 }
 
 #[test]
+fn where_no_consumer_can_be_made_a_node_reads_on_from_the_leader_and_checks_the_same() {
+    let (allowed, refused) =
+        ("include \"permissions.conf\"", "permissions { publish { deny: [\"$JS.API.CONSUMER.>\"] } }");
+    let text = NatsServer::configuration().unwrap();
+    assert!(text.contains(allowed));
+    let server = NatsServer::start_with(&text.replace(allowed, refused)).unwrap();
+    let world = World::of_one(&server);
+    let options = world.fresh();
+    let log = world.open_memory(&options);
+    fill(&log, 40);
+    let other = world.open_memory(&options);
+    world.catch_up(&other, 40);
+    assert_eq!(all(&other), all(&log));
+    let foreign = contract::commit(&tenant("t-0"), Version(2), "foreign", 1, 60);
+    intrude(&world, &options, group(41, vec![7; 32], &foreign));
+    for log in [log, other] {
+        let error = stopped(&world, &log);
+        assert!(matches!(error, FollowError::Chain { sequence: 41, .. }), "{error}");
+        assert_eq!(log.head_position(), Position(40));
+    }
+}
+
+#[test]
 fn a_replica_that_differs_from_the_stream_is_refused() {
     let server = NatsServer::start().unwrap();
     let world = World::of_one(&server);

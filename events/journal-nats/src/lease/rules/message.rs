@@ -64,6 +64,31 @@ pub(crate) struct Found {
     pub(crate) value: Option<Value>,
 }
 
+/// Puts the answers to the questions of one `Poll` together, in the order of the questions; none = it is the end.
+///
+/// The bucket may hear the questions in any order, with writes in between. Nothing is skipped all the same: each finds
+/// the first message behind a sequence, so every one between the two had been replaced by then, and what replaced it
+/// lies further on. Only the first question tells of the end: one behind it may have been heard before it, and what was
+/// replaced between the two is in no answer.
+pub(crate) fn together(
+    answers: impl IntoIterator<Item = Result<Option<Found>, Failure>>,
+) -> Result<Vec<Found>, Failure> {
+    let mut all: Vec<Found> = Vec::new();
+    for answer in answers {
+        match answer {
+            Ok(Some(found)) => {
+                if all.last().is_none_or(|last| last.revision < found.revision) {
+                    all.push(found);
+                }
+            }
+            Err(failure) if all.is_empty() => return Err(failure),
+            // What lies there is asked for again.
+            Ok(None) | Err(Failure::Revision | Failure::Unknown) => break,
+        }
+    }
+    Ok(all)
+}
+
 /// What happens to a node.
 #[derive(Debug, Clone)]
 pub(crate) enum Input {
@@ -71,8 +96,8 @@ pub(crate) enum Input {
     Tick,
     /// Another node says that something changed.
     Hint,
-    /// The next message behind the asked position; none if it is the end.
-    Polled(Result<Option<Found>, Failure>),
+    /// What lies behind the asked position, in order; nothing if it is the end.
+    Polled(Result<Vec<Found>, Failure>),
     /// What became of a write: its revision.
     Wrote(Write, Result<u64, Failure>),
     /// Nobody decides for a lost shard any more.
@@ -88,8 +113,9 @@ pub(crate) enum Input {
 /// What a node does.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Action {
-    /// Reads the next message behind a position, from the leader.
-    Poll { after: u64 },
+    /// Asks the leader so many questions at once, each for the next message: the first behind a position, each other
+    /// one behind the sequence after that of the one before; answered by them `together`.
+    Poll { after: u64, questions: u64 },
     /// Writes.
     Write(Write),
     /// Tells the other nodes to look.
@@ -113,4 +139,41 @@ pub(crate) enum Standing {
     TooManyNodes { nodes: usize },
     /// It left.
     Left,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(revision: u64) -> Found {
+        Found { revision, key: Key::Other, value: None }
+    }
+
+    fn revisions(answers: Vec<Result<Option<Found>, Failure>>) -> Result<Vec<u64>, Failure> {
+        together(answers).map(|all| all.iter().map(|found| found.revision).collect())
+    }
+
+    #[test]
+    fn several_questions_find_each_message_once_and_in_order() {
+        let answers = [5, 5, 9, 9, 12].map(|revision| Ok(Some(found(revision))));
+        assert_eq!(revisions(answers.to_vec()), Ok(vec![5, 9, 12]));
+        // The first was heard last, when what the second found had been replaced.
+        let answers = [9, 5, 12].map(|revision| Ok(Some(found(revision))));
+        assert_eq!(revisions(answers.to_vec()), Ok(vec![9, 12]));
+    }
+
+    #[test]
+    fn nothing_is_believed_of_what_lies_behind_a_question_without_an_answer() {
+        let unknown = Err(Failure::Unknown);
+        assert_eq!(revisions(vec![Ok(Some(found(5))), unknown.clone(), Ok(Some(found(7)))]), Ok(vec![5]));
+        assert_eq!(revisions(vec![unknown, Ok(Some(found(7)))]), Err(Failure::Unknown));
+    }
+
+    #[test]
+    fn only_the_first_question_tells_of_the_end() {
+        assert_eq!(revisions(vec![Ok(None), Ok(None)]), Ok(vec![]));
+        // Written after the first was heard: at that moment it was the end.
+        assert_eq!(revisions(vec![Ok(None), Ok(Some(found(5)))]), Ok(vec![]));
+        assert_eq!(revisions(vec![Ok(Some(found(5))), Ok(None), Ok(Some(found(7)))]), Ok(vec![5]));
+    }
 }

@@ -15,14 +15,17 @@ use rand::{Rng, SeedableRng, rngs::StdRng};
 use super::{
     super::{
         assign::desired_owner,
+        limit::WAIT_PART,
         record::{Incarnation, Key, NodeState},
         table::{Mine, Nanos, View},
     },
-    Action, Core, Failure, Found, Input, Profile, Standing, Value, Write,
+    Action, Core, Failure, Found, Input, Profile, Standing, Value, Write, together,
 };
 
 const MS: Nanos = 1_000_000;
 pub(super) const TTL: Nanos = 900 * MS;
+/// How long a node waits for an answer.
+const WAIT: Nanos = TTL / WAIT_PART as Nanos;
 pub(super) const SHARDS: u32 = 16;
 const SEEDS: u64 = 300;
 const NAMES: [&str; 4] = ["a", "b", "c", "d"];
@@ -56,8 +59,12 @@ impl Bucket {
 #[derive(Debug, Clone)]
 enum Event {
     Input(usize, Input),
-    /// A request reaches the bucket; the second is when its answer reaches the node, if it does.
-    Request(usize, Action, Option<Nanos>),
+    /// A write reaches the bucket; the second is when its answer reaches the node, if it does.
+    Request(usize, Write, Option<Nanos>),
+    /// One of the questions of a poll reaches the bucket: for what lies behind a sequence.
+    Question(u64, usize, u64),
+    /// All answers to the questions of a poll have reached the node, or are waited for no longer.
+    Answers(usize, u64),
     Fault,
 }
 
@@ -108,10 +115,14 @@ pub(super) struct World {
     pub(super) nodes: Vec<Node>,
     /// Chance in 100 that a request or an answer is lost, or late by up to three leases.
     trouble: u32,
+    /// What the questions of each poll found so far.
+    polls: BTreeMap<u64, Vec<Result<Option<Found>, Failure>>>,
     /// No request reaches the bucket until then.
     away_until: Nanos,
     pub(super) faults: bool,
     takes: u64,
+    /// Most questions that a node asked at once.
+    asked: u64,
 }
 
 impl World {
@@ -119,8 +130,8 @@ impl World {
         let mut rng = StdRng::seed_from_u64(seed);
         let trouble = [0, 1, 5, 20][rng.random_range(0..4)];
         let bucket = Bucket::default();
-        let (now, count, events, nodes) = (0, 0, BinaryHeap::new(), Vec::new());
-        Self { rng, now, count, events, bucket, nodes, trouble, away_until: 0, faults: true, takes: 0 }
+        let (now, count, events, nodes, polls) = (0, 0, BinaryHeap::new(), Vec::new(), BTreeMap::new());
+        Self { rng, now, count, events, bucket, nodes, trouble, polls, away_until: 0, faults: true, takes: 0, asked: 0 }
     }
 
     fn at(&mut self, time: Nanos, event: Event) {
@@ -197,16 +208,27 @@ impl World {
 
     fn perform(&mut self, index: usize, action: Action) {
         match action {
-            Action::Poll { .. } | Action::Write(_) => {
-                let (there, back) = (self.delay(), self.delay());
-                let timeout = self.now + TTL / 6;
-                let answered = there.zip(back).map(|(there, back)| self.now + there + back);
-                let answered = answered.filter(|at| *at < timeout);
-                if let Some(there) = there {
-                    self.at(self.now + there, Event::Request(index, action.clone(), answered));
+            Action::Poll { after, questions } => {
+                let (poll, mut last) = (self.count, self.now);
+                self.asked = self.asked.max(questions);
+                self.polls.insert(poll, vec![Err(Failure::Unknown); usize::try_from(questions).unwrap()]);
+                for (number, behind) in (after..after + questions).enumerate() {
+                    let (there, answered) = self.trip();
+                    if let Some(at) = there.filter(|_| answered.is_some()) {
+                        self.at(at, Event::Question(poll, number, behind));
+                    }
+                    last = last.max(answered.unwrap_or(self.now + WAIT));
+                }
+                self.at(last, Event::Answers(index, poll));
+            }
+            Action::Write(write) => {
+                let (there, answered) = self.trip();
+                if let Some(at) = there {
+                    self.at(at, Event::Request(index, write.clone(), answered));
                 }
                 if answered.is_none() {
-                    self.at(timeout, Event::Input(index, failed(action)));
+                    let unknown = Input::Wrote(write, Err(Failure::Unknown));
+                    self.at(self.now + WAIT, Event::Input(index, unknown));
                 }
             }
             Action::Hint => {
@@ -224,16 +246,25 @@ impl World {
         }
     }
 
-    fn request(&mut self, index: usize, action: Action, answered: Option<Nanos>) {
+    /// When a request reaches the bucket, and when the node has its answer, if they do and that is in time.
+    fn trip(&mut self) -> (Option<Nanos>, Option<Nanos>) {
+        let (there, back) = (self.delay(), self.delay());
+        let there = there.map(|there| self.now + there);
+        let answered = there.zip(back).map(|(there, back)| there + back);
+        (there, answered.filter(|at| *at < self.now + WAIT))
+    }
+
+    fn request(&mut self, index: usize, write: Write, answered: Option<Nanos>) {
         let away = self.now < self.away_until;
-        let answer = match &action {
-            _ if away => failed(action),
-            Action::Poll { after } => Input::Polled(Ok(self.bucket.after(*after))),
-            Action::Write(write) => Input::Wrote(write.clone(), self.bucket.write(write)),
-            Action::Hint | Action::Taken { .. } | Action::Lost { .. } => return,
-        };
+        let result = if away { Err(Failure::Unknown) } else { self.bucket.write(&write) };
         if let Some(at) = answered {
-            self.at(at, Event::Input(index, answer));
+            self.at(at, Event::Input(index, Input::Wrote(write, result)));
+        }
+    }
+
+    fn question(&mut self, poll: u64, number: usize, behind: u64) {
+        if self.now >= self.away_until {
+            self.polls.get_mut(&poll).unwrap()[number] = Ok(self.bucket.after(behind));
         }
     }
 
@@ -284,7 +315,12 @@ impl World {
             self.now = time;
             match event {
                 Event::Input(index, input) => self.input(index, input),
-                Event::Request(index, action, answered) => self.request(index, action, answered),
+                Event::Request(index, write, answered) => self.request(index, write, answered),
+                Event::Question(poll, number, behind) => self.question(poll, number, behind),
+                Event::Answers(index, poll) => {
+                    let answers = self.polls.remove(&poll).unwrap();
+                    self.input(index, Input::Polled(together(answers)));
+                }
                 Event::Fault if self.faults => self.fault(),
                 Event::Fault => {}
             }
@@ -294,17 +330,8 @@ impl World {
     }
 }
 
-fn failed(action: Action) -> Input {
-    match action {
-        Action::Write(write) => Input::Wrote(write, Err(Failure::Unknown)),
-        Action::Poll { .. } | Action::Hint | Action::Taken { .. } | Action::Lost { .. } => {
-            Input::Polled(Err(Failure::Unknown))
-        }
-    }
-}
-
-/// Runs one world through its faults and a quiet time after them; the number of takes.
-fn live_through(seed: u64) -> u64 {
+/// Runs one world through its faults and a quiet time after them; the number of takes, and of questions at once.
+fn live_through(seed: u64) -> (u64, u64) {
     let mut world = World::new(seed);
     world.join("a");
     world.join("b");
@@ -332,15 +359,17 @@ fn live_through(seed: u64) -> u64 {
         let desired: Vec<_> = desired_owner(shard, live.iter().map(String::as_str)).into_iter().collect();
         assert_eq!(owners, desired, "seed {seed}: shard {shard}");
     }
-    world.takes
+    (world.takes, world.asked)
 }
 
 #[test]
 fn no_two_nodes_decide_for_a_shard_and_every_shard_gets_its_owner() {
-    let mut takes = 0;
+    let (mut takes, mut asked) = (0, 0);
     for seed in 0..SEEDS {
-        takes += live_through(seed);
+        let (taken, questions) = live_through(seed);
+        (takes, asked) = (takes + taken, asked.max(questions));
     }
+    assert!(asked >= 8, "no node asked more than {asked} questions at once");
     // The worlds are not idle.
     assert!(takes > SEEDS * 2 * u64::from(SHARDS), "only {takes} takes");
 }

@@ -22,8 +22,8 @@ fn taking() -> (World, Write, Nanos) {
         node.core.handle(start, input, &mut out);
         std::mem::take(&mut out)
     };
-    assert_eq!(step(Input::Tick), [Action::Poll { after: 0 }]);
-    let lease = writes(step(Input::Polled(Ok(None)))).remove(0);
+    assert_eq!(step(Input::Tick), [Action::Poll { after: 0, questions: 1 }]);
+    let lease = writes(step(Input::Polled(Ok(vec![])))).remove(0);
     let mut takes = writes(step(Input::Wrote(lease, Ok(1))));
     let (first, second) = (takes.remove(0), takes.remove(0));
     let took = step(Input::Wrote(first, Ok(2)));
@@ -76,7 +76,7 @@ fn the_shards_of_a_lease_that_ran_out_are_lost_when_another_node_has_ended_it() 
         started_at_us: 0,
     });
     let ended = Found { revision: 9, key: Key::Node("a".to_owned()), value: Some(value) };
-    node.core.handle(deadline, Input::Polled(Ok(Some(ended))), &mut out);
+    node.core.handle(deadline, Input::Polled(Ok(vec![ended])), &mut out);
     assert!(out.contains(&Action::Lost { shard: 0, epoch: 1 }));
     assert_eq!(node.mine.kept(0), None);
 }
@@ -95,8 +95,8 @@ fn a_shard_taken_under_a_lease_that_has_ended_is_nobodys() {
         started_at_us: 0,
     });
     let ended = Found { revision: 4, key: Key::Node("a".to_owned()), value: Some(value) };
-    node.core.handle(start, Input::Polled(Ok(Some(ended))), &mut out);
-    node.core.handle(start, Input::Polled(Ok(None)), &mut out);
+    node.core.handle(start, Input::Polled(Ok(vec![ended])), &mut out);
+    node.core.handle(start, Input::Polled(Ok(vec![])), &mut out);
     assert!(out.contains(&Action::Lost { shard: 0, epoch: 1 }));
     let of_lease = |write: &Write| matches!(write.purpose, Purpose::Lease { .. });
     let again = writes(std::mem::take(&mut out)).into_iter().find(of_lease).unwrap();
@@ -113,7 +113,7 @@ fn a_shard_somebody_else_took_is_lost_at_once() {
     let owner = OwnerRecord { node: "b".to_owned(), incarnation: Incarnation(2), term: 1 };
     let value = Value::Shard(ShardRecord { epoch: 2, owner: Some(owner) });
     let found = Found { revision: 9, key: Key::Shard(0), value: Some(value) };
-    node.core.handle(start, Input::Polled(Ok(Some(found))), &mut out);
+    node.core.handle(start, Input::Polled(Ok(vec![found])), &mut out);
     assert!(out.contains(&Action::Lost { shard: 0, epoch: 1 }));
     assert_eq!(node.mine.epoch(0, || start), None);
 }
@@ -131,8 +131,8 @@ fn a_node_that_was_blind_gives_the_others_time_to_show_themselves() {
         started_at_us: 0,
     };
     let found = Found { revision: 9, key: Key::Node("b".to_owned()), value: Some(Value::Node(other)) };
-    node.core.handle(start, Input::Polled(Ok(Some(found))), &mut out);
-    node.core.handle(start, Input::Polled(Ok(None)), &mut out);
+    node.core.handle(start, Input::Polled(Ok(vec![found])), &mut out);
+    node.core.handle(start, Input::Polled(Ok(vec![])), &mut out);
     let renew = |actions: Vec<Action>| {
         writes(actions).into_iter().find(|write| matches!(write.purpose, Purpose::Lease { .. })).unwrap()
     };
@@ -141,8 +141,8 @@ fn a_node_that_was_blind_gives_the_others_time_to_show_themselves() {
     let late = start + 5 * TTL;
     node.core.handle(late, Input::Wrote(lost, Err(Failure::Unknown)), &mut out);
     // The answer to what was asked before the failure, then to what was asked after it.
-    node.core.handle(late, Input::Polled(Ok(None)), &mut out);
-    node.core.handle(late, Input::Polled(Ok(None)), &mut out);
+    node.core.handle(late, Input::Polled(Ok(vec![])), &mut out);
+    node.core.handle(late, Input::Polled(Ok(vec![])), &mut out);
     node.core.handle(late + TTL / 36, Input::Tick, &mut out);
     let renewal = renew(std::mem::take(&mut out));
     let back = late + TTL / 18;
@@ -167,13 +167,13 @@ fn before_the_end_is_reached_a_shard_is_taken_only_if_the_very_lease_was_seen_to
     };
     let mut see = |revision, key, value| {
         let found = Found { revision, key, value };
-        node.core.handle(start, Input::Polled(Ok(Some(found))), &mut out);
+        node.core.handle(start, Input::Polled(Ok(vec![found])), &mut out);
         writes(std::mem::take(&mut out))
     };
     let key = |name: &str| Key::Node(name.to_owned());
     see(1, key("b"), lease(1, NodeState::Expired));
     see(2, key("c"), lease(3, NodeState::Live));
-    node.core.handle(start, Input::Polled(Ok(None)), &mut out);
+    node.core.handle(start, Input::Polled(Ok(vec![])), &mut out);
     let own = writes(std::mem::take(&mut out)).remove(0);
     node.core.handle(start, Input::Wrote(own, Ok(3)), &mut out);
     // One that `c` should have and a new run of `b` took; the lease of that run was renewed since and comes later.
@@ -182,7 +182,7 @@ fn before_the_end_is_reached_a_shard_is_taken_only_if_the_very_lease_was_seen_to
     let taken = Some(Value::Shard(ShardRecord { epoch: 4, owner: Some(owner) }));
     let mut takes = |revision, key, value| {
         let found = Found { revision, key, value };
-        node.core.handle(start, Input::Polled(Ok(Some(found))), &mut out);
+        node.core.handle(start, Input::Polled(Ok(vec![found])), &mut out);
         writes(std::mem::take(&mut out)).into_iter().any(|write| write.key == Key::Shard(shard))
     };
     assert!(!takes(20, Key::Shard(shard), taken));
