@@ -59,6 +59,9 @@ pub struct Parked {
     is_stale: bool,
     /// An operator, or a start, wants them tried again.
     is_redriven: bool,
+    /// Folding the log anew has failed. The next decision or start tries it again.
+    #[serde(skip)]
+    has_failed: bool,
 }
 
 impl Parked {
@@ -74,7 +77,7 @@ impl Parked {
 
     /// Whether the log is to be folded from its start, to be right or to try again.
     pub const fn wants_rebuild(&self) -> bool {
-        self.is_stale || self.is_redriven
+        (self.is_stale || self.is_redriven) && !self.has_failed
     }
 
     /// Whether only a fold from the start that knows what was given up is right.
@@ -85,6 +88,18 @@ impl Parked {
     /// Wants what is parked tried again.
     pub(crate) const fn redrive(&mut self) {
         self.is_redriven = self.count > 0;
+        self.has_failed = false;
+    }
+
+    /// Whether folding the log anew has failed since it was wanted last.
+    pub const fn has_failed(&self) -> bool {
+        self.has_failed
+    }
+
+    /// Says that folding the log anew has failed: what there is stays.
+    pub(crate) const fn failed(&mut self) {
+        self.is_redriven = false;
+        self.has_failed = true;
     }
 
     /// Says that all of it has just been tried.
@@ -150,6 +165,7 @@ impl Parked {
                         let is_unlisted = !self.remove(place);
                         let has_room = self.count > u64::try_from(self.events.len()).unwrap_or(u64::MAX);
                         self.is_stale |= is_unlisted || has_room;
+                        self.has_failed = false;
                     }
                 }
             }

@@ -6,6 +6,7 @@ use actors_core::group::Rejection;
 use actors_shell::Unavailable;
 use events_journal::{AppendError, Outcome, ReadError};
 use events_model::{DurationUs, StreamId, application::Expected};
+use projections::WaitError;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
@@ -97,10 +98,24 @@ pub(super) fn not_parked() -> Status {
     status::plain(Code::NotFound, "NOT_PARKED", "no event is parked under this number")
 }
 
-/// A decision about a read model that is recorded and not carried out yet.
-pub(super) fn rebuilding() -> Status {
-    let message = "it is recorded; the read model is still being folded anew: list again to see when it is done";
-    status::plain(Code::DeadlineExceeded, "REBUILDING", message)
+/// A decision about a read model that is recorded and not carried out by this node.
+pub(super) fn not_carried_out(why: &WaitError) -> Status {
+    let (code, reason, message) = match why {
+        WaitError::TimedOut { .. } => (
+            Code::DeadlineExceeded,
+            "REBUILDING",
+            "it is recorded; the read model is still being folded anew: list again to see when it is done",
+        ),
+        WaitError::NotRebuilt { .. } => (
+            Code::Internal,
+            "NOT_REBUILT",
+            "it is recorded; this node could not fold the log anew and its log lines say why: mend that and redrive",
+        ),
+        WaitError::Stopped { .. } => {
+            (Code::Unavailable, "READ_MODEL_STOPPED", "it is recorded; the read model of this node has stopped")
+        }
+    };
+    status::plain(code, reason, message)
 }
 
 /// A command of a group that was not carried out.

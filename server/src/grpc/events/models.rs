@@ -88,7 +88,7 @@ impl Events {
         }
         let decided = self.decide(who, Command::RedriveReadModel { read_model: model.name().to_owned() }).await?;
         let waited = projections.wait_decided(model, decided.position, DECIDED_WAIT).await;
-        waited.map_err(|_| errors::rebuilding())?;
+        waited.map_err(|why| errors::not_carried_out(&why))?;
         let (after, parked) = projections.parked_of(model, usize::MAX, is_wanted);
         let redriven = if wanted.is_empty() {
             count.saturating_sub(parked)
@@ -118,7 +118,7 @@ impl Events {
         let command = Command::DropFromReadModel { read_model: model.name().to_owned(), places, reason };
         let decided = self.decide(who, command).await?;
         let waited = self.app.projections.wait_decided(model, decided.position, DECIDED_WAIT).await;
-        waited.map_err(|_| errors::rebuilding())?;
+        waited.map_err(|why| errors::not_carried_out(&why))?;
         let (_, parked) = self.app.projections.parked_of(model, 0, |_| false);
         let dropped = u32::try_from(found.len()).unwrap_or(u32::MAX);
         Ok(Response::new(pb::DropParkedResponse { dropped, parked }))
