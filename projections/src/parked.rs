@@ -3,7 +3,8 @@
 //! Invariants: every event that did not apply and was not given up is counted; those that are listed are in the log's
 //! order, bounded in all and by stream, so that one tenant's many leave room for another's. An event that was given up is
 //! in no fold, whatever code folds the log: a fold that has applied it, or had no place for it in the list, says that
-//! only a fold from the log's start is right (`wants_rebuild`), and that one knows beforehand what was given up.
+//! only a fold from the log's start is right (`wants_rebuild`), and that one knows beforehand what was given up. A commit
+//! that does not decode is parked, and given up, as a whole: code that can decode it leaves out all of its events.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,12 +18,15 @@ pub const PARKED_LEN_MAX: usize = 10_000;
 /// Most of them of one stream.
 pub const PARKED_PER_STREAM_MAX: usize = 1_000;
 
+/// The number of a parked "event" that is a whole commit: its envelope does not decode, so nobody knows its events.
+pub const WHOLE_COMMIT: u32 = u32::MAX;
+
 /// An event that did not apply.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ParkedEvent {
     /// Place of its commit.
     pub position: Position,
-    /// Its number in the commit, from 0.
+    /// Its number in the commit, from 0; `WHOLE_COMMIT` = all of them.
     pub index: u32,
     /// Its stream; empty = the commit's envelope does not decode.
     pub stream: String,
@@ -107,8 +111,9 @@ impl Parked {
         self.is_redriven = false;
     }
 
+    /// Whether an event was given up, alone or with its whole commit.
     pub(crate) fn is_dropped(&self, place: Place) -> bool {
-        self.dropped.contains(&place)
+        self.dropped.contains(&place) || self.dropped.contains(&Place { index: WHOLE_COMMIT, ..place })
     }
 
     pub(crate) fn into_dropped(self) -> BTreeSet<Place> {

@@ -6,9 +6,12 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use events_journal::SnapshotStore as _;
+use events_journal::{Direction, EventLog as _, Filter, SnapshotStore as _};
 use events_model::{CommitView, EventView, Position, Stored as _, StreamId, group::Place, region, tenant::Event};
-use projections::{ApplyError, Fold, Options, Parked, Projection, Reader, fold_to, parked::PARKED_PER_STREAM_MAX};
+use projections::{
+    ApplyError, Fold, Options, Parked, Projection, Reader, fold_to,
+    parked::{PARKED_PER_STREAM_MAX, WHOLE_COMMIT},
+};
 use tests_kit::NOON;
 
 use crate::{
@@ -195,4 +198,23 @@ fn one_streams_many_parked_events_leave_room_for_anothers_and_come_up_as_they_ar
     decide(&mut book, &drop_of(&first));
     let (_, parked) = run::<Tale<false>>(&book);
     assert_eq!((parked.count, parked.events.len()), (101, 101));
+}
+
+#[test]
+fn a_commit_that_does_not_decode_is_given_up_as_a_whole_also_by_code_that_can_decode_it() {
+    let mut book = Book::default();
+    book.write(&tenant("acme"), &[said("a1"), said("a2"), said("a3")]);
+    book.write(&tenant("acme"), &[said("a4")]);
+    decide(&mut book, &drop_of(&[(1, WHOLE_COMMIT)]));
+    let page = book.log.read_log(Position(1), Direction::Forward, &Filter::default(), 10).unwrap();
+    let mut commits = page.commits;
+    commits[0].bytes = vec![0xFF; 8].into();
+    let mut fold = Fold::<Story>::default();
+    fold.apply::<Tale<true>>(&commits[0]);
+    assert_eq!(fold.parked.events[0].place(), Place { position: Position(1), index: WHOLE_COMMIT });
+    commits[1..].iter().for_each(|commit| fold.apply::<Tale<true>>(commit));
+    assert_eq!((reasons(&fold.state), fold.parked.count, fold.parked.wants_rebuild()), (vec!["a4"], 0, false));
+    // The log as code sees it that can decode the commit.
+    assert_eq!(reasons(&run::<Tale<true>>(&book).0), ["a4"]);
+    assert_eq!(self::fold::<Tale<true>>(&book).state, fold.state);
 }

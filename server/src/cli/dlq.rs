@@ -1,5 +1,6 @@
 //! `freehold dlq ...`: dead letters of consumer groups and of read models.
 
+use projections::parked::WHOLE_COMMIT;
 use proto::events::v1 as pb;
 use serde_json::{Value, json};
 use tonic_types::StatusExt as _;
@@ -66,7 +67,7 @@ fn list(page: &pb::ListParkedResponse, output: &mut Output) -> Result<(), Failur
         vec![
             parked.number.to_string(),
             time(parked.parked_at_us),
-            format!("{} #{} of {}", parked.position, parked.index, parked.stream),
+            place(parked),
             parked.r#type.clone(),
             show::count(parked.attempts.into()),
             parked.consumer_version.clone(),
@@ -100,6 +101,13 @@ fn shown(found: &pb::GetParkedResponse, output: &mut Output) -> Result<(), Failu
     match &found.commit {
         Some(commit) => print(commit, output),
         None => Ok(()),
+    }
+}
+
+fn place(parked: &pb::Parked) -> String {
+    match parked.index {
+        WHOLE_COMMIT => format!("{}, the whole commit", parked.position),
+        index => format!("{} #{index} of {}", parked.position, parked.stream),
     }
 }
 
