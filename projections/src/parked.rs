@@ -84,6 +84,11 @@ impl Parked {
         (self.is_stale || self.is_redriven) && !self.has_failed
     }
 
+    /// Whether the state holds what was given up, and a fold from the start will mend that.
+    pub const fn shows_given_up(&self) -> bool {
+        self.is_stale && !self.has_failed
+    }
+
     /// Whether only a fold from the start that knows what was given up is right.
     pub(crate) const fn is_stale(&self) -> bool {
         self.is_stale

@@ -233,6 +233,8 @@ impl<P: Projection> Runner<P> {
         let mut position = *self.reached.borrow();
         let (mut saved, mut attempted) = (position, position);
         let (mut catching_up, mut told) = (true, None);
+        // The log may never stand still: a fold that has come to where it ended is no longer behind.
+        let begun = *head.borrow();
         let mut rebuilding = None;
         loop {
             let target = *head.borrow_and_update();
@@ -242,7 +244,7 @@ impl<P: Projection> Runner<P> {
                 catching_up = position < target;
             }
             let is_behind = position < target;
-            if !is_behind && rebuilding.is_none() && self.fold.read().parked.wants_rebuild() {
+            if position >= begun && rebuilding.is_none() && self.fold.read().parked.wants_rebuild() {
                 rebuilding = Some(self.rebuild(position, stop.clone()));
             }
             tokio::select! {

@@ -218,3 +218,28 @@ fn a_commit_that_does_not_decode_is_given_up_as_a_whole_also_by_code_that_can_de
     assert_eq!(reasons(&run::<Tale<true>>(&book).0), ["a4"]);
     assert_eq!(self::fold::<Tale<true>>(&book).state, fold.state);
 }
+
+#[test]
+fn a_log_that_never_stands_still_does_not_keep_what_was_decided_from_being_carried_out() {
+    let mut book = written();
+    decide(&mut book, &drop_of(&[(1, 1)]));
+    let (port, store) = (book.port(), book.log.clone_store());
+    let (result, _, ()) = while_running::<Tale<true>, _>(port, store, Options::default(), |reader| async move {
+        let head = book.log.head_position_of_all();
+        let carried_out = async {
+            reader.wait_for(head, WAIT_MAX).await.unwrap();
+            reader.wait_rebuilt(WAIT_MAX).await.unwrap();
+        };
+        let mut carried_out = std::pin::pin!(carried_out);
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut carried_out => break,
+                () = tokio::task::yield_now() => {}
+            }
+            book.write(&tenant("other"), &[said("o")]);
+        }
+        assert!(!reader.read(|state, _| reasons(state).contains(&"new")));
+    });
+    result.unwrap();
+}

@@ -71,6 +71,12 @@ impl Readers {
         })
     }
 
+    /// One that holds what was given up, if there is any.
+    pub(crate) fn showing_given_up(&self) -> Option<&'static str> {
+        let shows = |model: &Model| self.look_at_parked(*model, Parked::shows_given_up);
+        Model::ALL.into_iter().find(shows).map(Model::name)
+    }
+
     /// Looks at what one could not apply: look, copy, leave.
     pub(crate) fn look_at_parked<R>(&self, model: Model, look: impl FnOnce(&Parked) -> R) -> R {
         match model {
