@@ -47,7 +47,7 @@ pub(crate) fn rebuild<P: Projection>(
         }
         fold.parked.tried();
         // Given up behind the place where it was applied: once more, and now it is known.
-        if !fold.parked.is_stale() {
+        if fold.parked.is_settled() {
             return Ok(Some(fold));
         }
         dropped = fold.parked.into_dropped();

@@ -157,9 +157,25 @@ impl<P: Projection> Reader<P> {
     /// # Cancel safety
     /// Safe: nothing changes.
     pub async fn wait_rebuilt(&self, at_most: Duration) -> Result<(), WaitError> {
+        self.wait_while(Parked::is_pending, at_most).await
+    }
+
+    /// Waits until the state lacks what was given up, up to the position that it contains. Nothing has to be folded anew
+    /// for what it had parked.
+    ///
+    /// # Errors
+    /// It was not in time, or failed, or the runner has ended before.
+    ///
+    /// # Cancel safety
+    /// Safe: nothing changes.
+    pub async fn wait_given_up(&self, at_most: Duration) -> Result<(), WaitError> {
+        self.wait_while(Parked::shows_given_up, at_most).await
+    }
+
+    async fn wait_while(&self, open: fn(&Parked) -> bool, at_most: Duration) -> Result<(), WaitError> {
         let mut reached = self.reached.clone();
         let wanted = self.position();
-        match timeout(at_most, reached.wait_for(|_| !self.look_at_parked(Parked::wants_rebuild))).await {
+        match timeout(at_most, reached.wait_for(|_| !self.look_at_parked(open))).await {
             Ok(Ok(_)) if self.look_at_parked(Parked::has_failed) => {
                 Err(WaitError::NotRebuilt { reached: self.position() })
             }

@@ -31,7 +31,7 @@ use tracing::{error, info, warn};
 pub use self::error::StartError;
 pub(crate) use self::error::io_code;
 use self::ground::Ground;
-pub(crate) use self::readers::Model;
+pub(crate) use self::readers::{Decision, Model};
 pub use self::readers::Readers;
 use crate::{
     cluster::{self, Cluster},

@@ -212,6 +212,8 @@ fn a_commit_that_does_not_decode_is_given_up_as_a_whole_also_by_code_that_can_de
     let mut fold = Fold::<Story>::default();
     fold.apply::<Tale<true>>(&commits[0]);
     assert_eq!(fold.parked.events[0].place(), Place { position: Position(1), index: WHOLE_COMMIT });
+    // Nobody knows when it was recorded; that is not 1970.
+    assert_eq!(fold.parked.oldest_at(), None);
     commits[1..].iter().for_each(|commit| fold.apply::<Tale<true>>(commit));
     assert_eq!((reasons(&fold.state), fold.parked.count, fold.parked.wants_rebuild()), (vec!["a4"], 0, false));
     // The log as code sees it that can decode the commit.
@@ -242,4 +244,25 @@ fn a_log_that_never_stands_still_does_not_keep_what_was_decided_from_being_carri
         assert!(!reader.read(|state, _| reasons(state).contains(&"new")));
     });
     result.unwrap();
+}
+
+#[test]
+fn all_of_one_streams_many_parked_events_can_be_given_up_without_folding_the_log_anew_for_each_batch() {
+    let many = 3 * PARKED_PER_STREAM_MAX as u64;
+    let mut book = Book::default();
+    for _ in 0..many {
+        book.write(&tenant("acme"), &[said("new")]);
+    }
+    let mut fold = fold::<Tale<false>>(&book);
+    assert_eq!(fold.parked.places().count() as u64, many);
+    for batch in fold.parked.clone().places().collect::<Vec<_>>().chunks(PARKED_PER_STREAM_MAX) {
+        let given_up: Vec<_> = batch.iter().map(|place| (place.position.0, place.index)).collect();
+        let at = decide(&mut book, &drop_of(&given_up));
+        let page = book.log.read_log(at, Direction::Forward, &Filter::default(), 1).unwrap();
+        fold.apply::<Tale<false>>(&page.commits[0]);
+        // The list has run empty, which is nothing to wait for.
+        assert!(!fold.parked.is_pending() && fold.parked.events.is_empty());
+        assert_eq!(fold.parked.wants_rebuild(), fold.parked.count > 0);
+    }
+    assert_eq!((fold.parked.count, run::<Tale<true>>(&book).0), (0, Vec::new()));
 }

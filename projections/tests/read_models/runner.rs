@@ -235,13 +235,13 @@ fn the_bytes_of_a_checkpoint_are_these_and_those_of_the_form_before_are_rebuilt(
     let saved = book.log.load_checkpoint("count").unwrap().unwrap();
     let last = book.log.read_log(Position(3), Direction::Forward, &Filter::default(), 1).unwrap();
     // Six events, none parked or given up, nothing to be tried again.
-    let body = [6, 0, 0, 0, 0, 0, 0];
+    let body = [6, 0, 0, 0, 0, 0, 0, 0, 0];
     let header =
         |form: u32, rest: &[u8]| [b"FHCP", &form.to_le_bytes()[..], &1_u32.to_le_bytes(), rest, &body].concat();
     let sum = crc32c::crc32c(&body).to_le_bytes();
     let both = [sum, crc32c::crc32c(&last.commits[0].bytes).to_le_bytes()].concat();
-    assert_eq!(saved, Blob { at: 3, bytes: header(3, &both) });
-    book.log.save_checkpoint("count", &Blob { at: 3, bytes: header(2, &sum) }).unwrap();
+    assert_eq!(saved, Blob { at: 3, bytes: header(4, &both) });
+    book.log.save_checkpoint("count", &Blob { at: 3, bytes: header(3, &both) }).unwrap();
     let (state, _, seen) = catch_up::<Count<false>>(&book);
     assert_eq!((state, seen[0].position), (6, Position(0)));
 }
