@@ -17,7 +17,7 @@ use crate::{
 };
 
 const MAGIC: [u8; 4] = *b"FHCP";
-const FORM: u32 = 3;
+const FORM: u32 = 4;
 /// Magic, form, version of the projection, checksum of the state, checksum of the last commit.
 const HEADER_BYTES: usize = 20;
 

@@ -13,7 +13,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
     kind::{DROPPED_FROM_READ_MODEL, READ_MODEL_REDRIVEN},
-    parked::{Parked, ParkedEvent},
+    parked::{Parked, ParkedEvent, WHOLE_COMMIT},
 };
 
 /// Longest error of a parked event that is remembered, bytes.
@@ -98,7 +98,7 @@ impl<S> Fold<S> {
         let view = match CommitView::parse(&commit.bytes) {
             Ok(view) => view,
             Err(source) => {
-                let place = Place { position, index: 0 };
+                let place = Place { position, index: WHOLE_COMMIT };
                 return self.park(place, None, "", &ApplyError::Decode(source));
             }
         };

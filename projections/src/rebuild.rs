@@ -19,7 +19,17 @@ use crate::{
 /// As `EventLog::read_log`.
 pub fn fold_to<P: Projection>(log: &dyn EventLog, upto: Position) -> Result<Fold<P::State>, ReadError> {
     // Without anybody who stops it there is always one.
-    rebuild::<P>(log, upto, BTreeSet::new(), || false).map(Option::unwrap_or_default)
+    let rebuilt = rebuild::<P>(log, upto, BTreeSet::new(), || false);
+    rebuilt.map(Option::unwrap_or_default).map_err(|unread| unread.source)
+}
+
+/// A part of the log that cannot be read.
+#[derive(Debug)]
+pub(crate) struct Unread {
+    /// Where the read began.
+    pub(crate) from: Position,
+    /// Why.
+    pub(crate) source: ReadError,
 }
 
 /// The same, with what is known to be given up; `None` = it was stopped.
@@ -28,7 +38,7 @@ pub(crate) fn rebuild<P: Projection>(
     upto: Position,
     mut dropped: BTreeSet<Place>,
     is_stopped: impl Fn() -> bool,
-) -> Result<Option<Fold<P::State>>, ReadError> {
+) -> Result<Option<Fold<P::State>>, Unread> {
     loop {
         let parked = Parked::without(dropped);
         let mut fold = Fold { state: P::State::default(), position: Position::ZERO, parked };
@@ -37,7 +47,7 @@ pub(crate) fn rebuild<P: Projection>(
         }
         fold.parked.tried();
         // Given up behind the place where it was applied: once more, and now it is known.
-        if !fold.parked.is_stale() {
+        if fold.parked.is_settled() {
             return Ok(Some(fold));
         }
         dropped = fold.parked.into_dropped();
@@ -50,14 +60,15 @@ pub(crate) fn fold_on<P: Projection>(
     fold: &mut Fold<P::State>,
     upto: Position,
     is_stopped: &impl Fn() -> bool,
-) -> Result<bool, ReadError> {
+) -> Result<bool, Unread> {
     let upto = upto.min(log.head_position());
     let mut next = fold.position.next();
     while next <= upto {
         if is_stopped() {
             return Ok(false);
         }
-        let page = log.read_log(next, Direction::Forward, &Filter::default(), BATCH_LEN_MAX)?;
+        let page = log.read_log(next, Direction::Forward, &Filter::default(), BATCH_LEN_MAX);
+        let page = page.map_err(|source| Unread { from: next, source })?;
         for commit in page.commits.iter().take_while(|commit| commit.position <= upto) {
             fold.apply::<P>(commit);
         }

@@ -4,7 +4,8 @@
 //! batches of at most `BATCH_LEN_MAX` commits, so that neither the runtime nor a reader waits long; a checkpoint
 //! that cannot be used is discarded with a WARN and costs a rebuild, never a wrong number. Parked events are tried again
 //! at every start, and when an operator wants it, by folding the log anew beside the live fold, which is then replaced:
-//! so an event counts where it lies, not where it was repaired. What is not here: telling what is shown (the projections
+//! so an event counts where it lies, not where it was repaired. If that fails, the live fold goes on as it is, and the
+//! next decision or start tries again. What is not here: telling what is shown (the projections
 //! do) and restarting (a failed run ends with its error; its owner decides).
 
 use std::{fmt, future::pending, marker::PhantomData, sync::Arc, time::Duration};
@@ -23,7 +24,7 @@ use crate::{
     checkpoint,
     parked::Parked,
     projection::{BATCH_LEN_MAX, Fold, Projection},
-    rebuild::{fold_on, rebuild},
+    rebuild::{Unread, fold_on, rebuild},
 };
 
 /// When checkpoints are saved, besides at the end.
@@ -100,6 +101,12 @@ pub enum WaitError {
         /// Where the read model is.
         reached: Position,
     },
+    /// The log could not be folded anew; the next decision or start tries again.
+    #[error("the log could not be folded anew, the read model at position {reached} stays as it is")]
+    NotRebuilt {
+        /// Where the read model is.
+        reached: Position,
+    },
 }
 
 /// Reads a read model while its runner keeps it up to date. Cheap to clone.
@@ -145,14 +152,33 @@ impl<P: Projection> Reader<P> {
     /// Waits until what was decided about parked events, up to the position that the state contains, is carried out.
     ///
     /// # Errors
-    /// It was not in time, or the runner has ended before.
+    /// It was not in time, or failed, or the runner has ended before.
     ///
     /// # Cancel safety
     /// Safe: nothing changes.
     pub async fn wait_rebuilt(&self, at_most: Duration) -> Result<(), WaitError> {
+        self.wait_while(Parked::is_pending, at_most).await
+    }
+
+    /// Waits until the state lacks what was given up, up to the position that it contains. Nothing has to be folded anew
+    /// for what it had parked.
+    ///
+    /// # Errors
+    /// It was not in time, or failed, or the runner has ended before.
+    ///
+    /// # Cancel safety
+    /// Safe: nothing changes.
+    pub async fn wait_given_up(&self, at_most: Duration) -> Result<(), WaitError> {
+        self.wait_while(Parked::shows_given_up, at_most).await
+    }
+
+    async fn wait_while(&self, open: fn(&Parked) -> bool, at_most: Duration) -> Result<(), WaitError> {
         let mut reached = self.reached.clone();
         let wanted = self.position();
-        match timeout(at_most, reached.wait_for(|_| !self.look_at_parked(Parked::wants_rebuild))).await {
+        match timeout(at_most, reached.wait_for(|_| !self.look_at_parked(open))).await {
+            Ok(Ok(_)) if self.look_at_parked(Parked::has_failed) => {
+                Err(WaitError::NotRebuilt { reached: self.position() })
+            }
             Ok(Ok(_)) => Ok(()),
             Ok(Err(_)) => Err(WaitError::Stopped { wanted, reached: self.position() }),
             Err(_) => Err(WaitError::TimedOut { wanted, reached: self.position() }),
@@ -223,6 +249,8 @@ impl<P: Projection> Runner<P> {
         let mut position = *self.reached.borrow();
         let (mut saved, mut attempted) = (position, position);
         let (mut catching_up, mut told) = (true, None);
+        // The log may never stand still: a fold that has come to where it ended is no longer behind.
+        let begun = *head.borrow();
         let mut rebuilding = None;
         loop {
             let target = *head.borrow_and_update();
@@ -232,7 +260,7 @@ impl<P: Projection> Runner<P> {
                 catching_up = position < target;
             }
             let is_behind = position < target;
-            if !is_behind && rebuilding.is_none() && self.fold.read().parked.wants_rebuild() {
+            if position >= begun && rebuilding.is_none() && self.fold.read().parked.wants_rebuild() {
                 rebuilding = Some(self.rebuild(position, stop.clone()));
             }
             tokio::select! {
@@ -240,9 +268,7 @@ impl<P: Projection> Runner<P> {
                 () = async { drop(stop.wait_for(|stop| *stop).await) } => break,
                 _ = timer.tick() => self.save_new(&mut saved, position).await,
                 rebuilt = rebuilt(&mut rebuilding) => {
-                    // Without one it was stopped, and so is this.
-                    if let Some(fold) = ended(position, rebuilt)? {
-                        self.replace(fold, position).await?;
+                    if self.take(rebuilt, position).await {
                         // What is saved has been replaced.
                         saved = Position::ZERO;
                         self.save_new(&mut saved, position).await;
@@ -301,10 +327,44 @@ impl<P: Projection> Runner<P> {
         spawn_blocking(move || rebuild::<P>(&*log, upto, dropped, is_stopped))
     }
 
-    /// Brings a fold that was made anew to where the live one is, and puts it in its place.
-    async fn replace(&self, mut new: Fold<P::State>, position: Position) -> Result<(), RunError> {
+    /// Puts a fold that was made anew in the place of the live one; whether it did. If there is none, or it does not
+    /// come as far, the live one goes on: a damaged part of the log that it has behind it is no reason to stop it.
+    async fn take(&self, rebuilt: Rebuilt<P::State>, position: Position) -> bool {
+        let replaced = match rebuilt {
+            Ok(Ok(Some(fold))) => self.replace(fold, position).await,
+            // It was stopped, and so is this.
+            Ok(Ok(None)) => return false,
+            Ok(Err(unread)) => Ok(Err(unread)),
+            Err(panicked) => Err(panicked),
+        };
+        let is_replaced = match replaced {
+            Ok(Ok(left)) => {
+                info!(projection = P::NAME, %position, parked = left, "read model folded anew");
+                true
+            }
+            Ok(Err(Unread { from, source })) => {
+                let error = &source as &dyn std::error::Error;
+                warn!(projection = P::NAME, %from, error, "log not readable, the read model stays as it is");
+                false
+            }
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                warn!(projection = P::NAME, error, "folding the log anew panicked, the read model stays as it is");
+                false
+            }
+        };
+        if !is_replaced {
+            self.fold.write().parked.failed();
+        }
+        // Whoever waits for it looks again.
+        self.reached.send_modify(|_| {});
+        is_replaced
+    }
+
+    /// Brings a fold that was made anew to where the live one is, and puts it in its place; gives what is parked then.
+    async fn replace(&self, mut new: Fold<P::State>, position: Position) -> Result<Result<u64, Unread>, JoinError> {
         let (log, fold) = (Arc::clone(&self.log), Arc::clone(&self.fold));
-        let replace = move || -> Result<u64, ReadError> {
+        let replace = move || -> Result<u64, Unread> {
             // The live fold waits, so there is little of it and nothing to stop.
             fold_on::<P>(&*log, &mut new, position, &|| false)?;
             let mut fold = fold.write();
@@ -313,11 +373,7 @@ impl<P: Projection> Runner<P> {
             *fold = new;
             Ok(left)
         };
-        let left = ended(position, spawn_blocking(replace).await)?;
-        info!(projection = P::NAME, %position, parked = left, "read model folded anew");
-        // Whoever waits for it looks again.
-        self.reached.send_modify(|_| {});
-        Ok(())
+        spawn_blocking(replace).await
     }
 
     /// Saves a checkpoint if there is anything new. One that cannot be saved is tried again at the next occasion.
@@ -342,10 +398,12 @@ impl<P: Projection> Runner<P> {
 }
 
 /// A fold of the whole log on its way.
-type Rebuilding<S> = JoinHandle<Result<Option<Fold<S>>, ReadError>>;
+type Rebuilding<S> = JoinHandle<Result<Option<Fold<S>>, Unread>>;
+/// What became of it.
+type Rebuilt<S> = Result<Result<Option<Fold<S>>, Unread>, JoinError>;
 
 /// Waits for a fold that is being made anew; for ever, if there is none.
-async fn rebuilt<S>(rebuilding: &mut Option<Rebuilding<S>>) -> Result<Result<Option<Fold<S>>, ReadError>, JoinError> {
+async fn rebuilt<S>(rebuilding: &mut Option<Rebuilding<S>>) -> Rebuilt<S> {
     let Some(running) = rebuilding else { return pending().await };
     let done = running.await;
     *rebuilding = None;

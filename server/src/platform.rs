@@ -30,9 +30,12 @@ use tracing::{error, info, warn};
 
 pub use self::error::StartError;
 pub(crate) use self::error::io_code;
-use self::ground::Ground;
-pub(crate) use self::readers::Model;
 pub use self::readers::Readers;
+pub(crate) use self::readers::{Decision, Model};
+use self::{
+    ground::Ground,
+    node::{Doors, Ports},
+};
 use crate::{
     cluster::{self, Cluster},
     config::{Config, Secret},
@@ -99,18 +102,20 @@ impl Platform {
             spawn_blocking(move || Ground::open(&config, admin_token))
         };
         let mut ground = opened.await.map_err(StartError::Task)??;
-        let http_listener = listen("HTTP", config.http.listen).await?;
-        let grpc_listener = listen("gRPC", config.grpc.listen).await?;
-        let (http_listener, joined) = if config.cluster.is_on() {
+        let ports =
+            Ports { http: listen("HTTP", config.http.listen).await?, grpc: listen("gRPC", config.grpc.listen).await? };
+        let http_address = address("HTTP", &ports.http, config.http.listen)?;
+        let grpc_address = address("gRPC", &ports.grpc, config.grpc.listen)?;
+        let (doors, joined) = if config.cluster.is_on() {
             // Other nodes are told where it listens, not what was asked for.
             let at = match config.grpc.advertise.as_str() {
-                "" => address("gRPC", &grpc_listener, config.grpc.listen)?.to_string(),
+                "" => grpc_address.to_string(),
                 advertise => advertise.to_owned(),
             };
-            let (listener, joined) = node::join(&mut ground, &config, (http_listener, at), (&metrics, show)).await?;
-            (listener, Some(joined))
+            let (doors, joined) = node::join(&mut ground, &config, (ports, at), (&metrics, show)).await?;
+            (doors, Some(joined))
         } else {
-            (http_listener, None)
+            (Doors::Shut(ports), None)
         };
         let (tenants, region, groups) = ground.shells(&config);
         // Its tasks hold it: without this they would renew its lease although nothing else runs.
@@ -137,8 +142,8 @@ impl Platform {
         let folds = TaskTracker::new();
         let (readers, readiness) = ground.fold(&folds, &stopped, &stop).await?;
         let platform = Self {
-            http_address: address("HTTP", &http_listener, config.http.listen)?,
-            grpc_address: address("gRPC", &grpc_listener, config.grpc.listen)?,
+            http_address,
+            grpc_address,
             admin_token: ground.admin_token.clone(),
             drain_timeout: config.requests.drain_timeout,
             store: ground.store.clone(),
@@ -154,8 +159,9 @@ impl Platform {
             stop_folds,
         };
         let since_s = book.published_at.0 / 1_000_000;
-        platform.serve_http(&config, &ground, http_listener, (metrics.clone(), readiness.clone(), since_s));
-        platform.serve_grpc(&config, &ground, grpc_listener, (inputs, readiness, metrics));
+        let ports = doors.open().await?;
+        platform.serve_http(&config, &ground, ports.http, (metrics.clone(), readiness.clone(), since_s));
+        platform.serve_grpc(&config, &ground, ports.grpc, (inputs, readiness, metrics));
         match shards {
             Some(taken) => platform.sweep(taken),
             None => platform.recover(&ground),

@@ -6,13 +6,13 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use events_journal::{EventLog, Health, Refusal};
-use projections::{Reader, tenants::Tenants};
-
 use crate::{
     cluster::{Cluster, Following},
+    platform::Readers,
     shutdown::Stop,
 };
+use events_journal::{EventLog, Health, Refusal};
+use events_model::Position;
 
 /// Most commits that the read models may be behind the log.
 pub const LAG_COMMITS_MAX: u64 = 50_000;
@@ -31,23 +31,22 @@ pub(crate) const fn refusal_code(refusal: &Refusal) -> Option<&'static str> {
 #[derive(Debug, Clone)]
 pub struct Readiness {
     log: Arc<dyn EventLog>,
-    tenants: Reader<Tenants>,
+    readers: Readers,
+    /// Where the log ended when this began.
+    begun: Position,
     projections_failed: Arc<AtomicBool>,
     caught_up: Arc<AtomicBool>,
+    settled: Arc<AtomicBool>,
     cluster: Option<Arc<Cluster>>,
     stop: Stop,
 }
 
 impl Readiness {
     /// Watches these.
-    pub(crate) fn new(
-        log: Arc<dyn EventLog>,
-        tenants: Reader<Tenants>,
-        cluster: Option<Arc<Cluster>>,
-        stop: Stop,
-    ) -> Self {
+    pub(crate) fn new(log: Arc<dyn EventLog>, readers: Readers, cluster: Option<Arc<Cluster>>, stop: Stop) -> Self {
         let no = || Arc::new(AtomicBool::new(false));
-        Self { log, tenants, projections_failed: no(), caught_up: no(), cluster, stop }
+        let begun = log.head_position();
+        Self { log, readers, begun, projections_failed: no(), caught_up: no(), settled: no(), cluster, stop }
     }
 
     /// A read model has ended with an error.
@@ -69,7 +68,7 @@ impl Readiness {
             obstacles.push("a read model has stopped".to_owned());
         }
         obstacles.extend(self.cluster.iter().flat_map(|cluster| cluster.obstacles()));
-        let behind = self.log.head_position().0.saturating_sub(self.tenants.position().0);
+        let behind = self.log.head_position().0.saturating_sub(self.readers.tenants.position().0);
         // Until the first catch-up is over nothing may be missing; later, a lag is usual under load.
         let allowed = if self.caught_up.load(Ordering::Acquire) { LAG_COMMITS_MAX } else { 0 };
         if behind > allowed {
@@ -77,7 +76,25 @@ impl Readiness {
         } else {
             self.caught_up.store(true, Ordering::Release);
         }
+        obstacles.extend(self.not_given_up());
         obstacles
+    }
+
+    /// A read model that was folded from the start shows what operators gave up until it has read their decisions and
+    /// carried them out once.
+    fn not_given_up(&self) -> Option<String> {
+        if self.settled.load(Ordering::Acquire) {
+            return None;
+        }
+        // Decisions may lie where it has not come to. The position is looked at first: both change together.
+        let has_read_them = self.readers.positions().iter().all(|(_, position)| *position >= self.begun);
+        if let Some(name) = self.readers.showing_given_up() {
+            return Some(format!("the read model {name} shows events that were given up, it is being folded anew"));
+        }
+        if has_read_them {
+            self.settled.store(true, Ordering::Release);
+        }
+        None
     }
 
     /// How far this node's replica is, if it is a node.

@@ -5,7 +5,8 @@ use std::borrow::Cow;
 
 use events_model::{
     TimestampUs,
-    group::{BATCH_LEN_MAX, TEXT_BYTES_MAX},
+    envelope::EVENTS_PER_COMMIT_MAX,
+    group::TEXT_BYTES_MAX,
     id::NAME_BYTES_MAX,
     region::{Command, Event, PRICE_BOOK_LEN_MAX, PriceBookEntry},
 };
@@ -80,9 +81,9 @@ impl Decider for Region {
             }
             Command::DropFromReadModel { read_model, places, reason } => {
                 check_model(read_model)?;
-                let most = usize::try_from(BATCH_LEN_MAX).unwrap_or(usize::MAX);
-                if places.is_empty() || places.len() > most {
-                    return Err(Rejection::ReadModel("a batch must be 1 to 1000".into()));
+                // The parked events of one commit are given up together.
+                if places.is_empty() || places.len() > EVENTS_PER_COMMIT_MAX {
+                    return Err(Rejection::ReadModel("a batch must be 1 to 1024".into()));
                 }
                 if reason.trim().is_empty() || reason.len() > TEXT_BYTES_MAX {
                     return Err(Rejection::ReadModel("a reason must be given, of at most 2,000 bytes".into()));

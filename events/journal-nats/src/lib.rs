@@ -35,6 +35,6 @@ pub mod subject;
 pub use connect::{Credentials, Options, Ownership};
 pub use engine::{JetStreamLog, Progress};
 pub use error::{ApiError, Difference, FollowError, OpenError, TakeError};
-pub use probe::{Found, Probe};
+pub use probe::{Found, Probe, Publish};
 pub use requests::{Inbox, Incoming, NoReply, Requests};
 pub use shard::Phase;

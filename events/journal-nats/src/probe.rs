@@ -28,6 +28,17 @@ pub enum Found {
     Fits,
 }
 
+/// What becomes of a publish.
+#[derive(Debug)]
+pub enum Publish {
+    /// The server looks at it.
+    Allowed,
+    /// The user may not.
+    Denied,
+    /// It cannot be told: nobody answers at the moment.
+    Unanswered(ApiError),
+}
+
 /// Servers that a node can connect to.
 #[derive(Debug)]
 pub struct Probe {
@@ -83,19 +94,60 @@ impl Probe {
         Ok(if fits { Found::Fits } else { Found::Absent })
     }
 
-    /// Subjects of the stream and the bucket that the user may not publish to; both must exist.
-    pub async fn denied(&self) -> Vec<String> {
-        let mut denied = Vec::new();
-        for subject in [self.shard.clone(), self.bucket.subject()] {
-            let mut headers = async_nats::HeaderMap::new();
-            headers.insert(EXPECTED_STREAM.0, EXPECTED_STREAM.1);
-            let message = (Bytes::new(), Some(headers));
-            let answer = api::request::<serde_json::Value>(&self.leader.client, &subject, message, READ_WAIT).await;
-            if answer.err().and_then(|error| error.code()) != Some(WRONG_STREAM) {
-                denied.push(subject);
-            }
+    /// Other nodes that are alive: their names and addresses. Waits for as long as a lease lasts to see which leases are
+    /// renewed: a node that was killed leaves its last one.
+    ///
+    /// # Errors
+    /// `NameTaken`, `TooManyNodes`: a start would be refused for it. `Api`: nobody answers, or something in the bucket
+    /// cannot be read.
+    pub async fn nodes(&self, ttl: Duration) -> Result<Vec<(String, String)>, lease::Error> {
+        let before = self.bucket.nodes().await?;
+        if before.values().all(|(_, record)| record.state.is_gone()) {
+            return Ok(Vec::new());
         }
-        denied
+        tokio::time::sleep(ttl).await;
+        let mut nodes = self.bucket.nodes().await?;
+        let is_renewed = |name: &String, now: u64| before.get(name).is_none_or(|(before, _)| *before < now);
+        nodes.retain(|name, (now, record)| !record.state.is_gone() && is_renewed(name, *now));
+        let node = &self.options.node;
+        if let Some((_, record)) = nodes.remove(node) {
+            return Err(lease::Error::NameTaken { node: node.clone(), address: record.address });
+        }
+        if nodes.len() >= lease::NODES_MAX {
+            return Err(lease::Error::TooManyNodes { nodes: nodes.len() });
+        }
+        Ok(nodes.into_iter().map(|(name, (_, record))| (name, record.address)).collect())
+    }
+
+    /// What becomes of a publish to a subject of the stream, and of the bucket, that would store nothing; both must
+    /// exist.
+    pub async fn publishes(&self) -> [(String, Publish); 2] {
+        [
+            self.publish(self.shard.clone(), &self.leader.stream).await,
+            self.publish(self.bucket.subject(), self.bucket.stream()).await,
+        ]
+    }
+
+    async fn publish(&self, subject: String, stream: &str) -> (String, Publish) {
+        let mut headers = async_nats::HeaderMap::new();
+        headers.insert(EXPECTED_STREAM.0, EXPECTED_STREAM.1);
+        let (client, message) = (&self.leader.client, (Bytes::new(), Some(headers)));
+        let answer = api::request::<serde_json::Value>(client, &subject, message, READ_WAIT).await;
+        let became = match answer {
+            Err(error) if error.code() == Some(WRONG_STREAM) => Publish::Allowed,
+            // The server drops what the user may not publish, and answers nothing. Its leader answers everything else.
+            Err(ApiError::TimedOut { .. }) if self.answers(stream).await => Publish::Denied,
+            Err(error) => Publish::Unanswered(error),
+            Ok(answer) => {
+                Publish::Unanswered(ApiError::Broken { subject: subject.clone(), reason: answer.to_string() })
+            }
+        };
+        (subject, became)
+    }
+
+    async fn answers(&self, stream: &str) -> bool {
+        let what = format!("STREAM.INFO.{stream}");
+        api::ask::<serde_json::Value>(&self.leader.client, &what, &json!({}), READ_WAIT).await.is_ok()
     }
 
     /// What time it is at the leader of the stream, which must exist; RFC 3339.

@@ -6,9 +6,12 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use events_journal::SnapshotStore as _;
+use events_journal::{Direction, EventLog as _, Filter, SnapshotStore as _};
 use events_model::{CommitView, EventView, Position, Stored as _, StreamId, group::Place, region, tenant::Event};
-use projections::{ApplyError, Fold, Options, Parked, Projection, Reader, fold_to, parked::PARKED_PER_STREAM_MAX};
+use projections::{
+    ApplyError, Fold, Options, Parked, Projection, Reader, fold_to,
+    parked::{PARKED_PER_STREAM_MAX, WHOLE_COMMIT},
+};
 use tests_kit::NOON;
 
 use crate::{
@@ -195,4 +198,71 @@ fn one_streams_many_parked_events_leave_room_for_anothers_and_come_up_as_they_ar
     decide(&mut book, &drop_of(&first));
     let (_, parked) = run::<Tale<false>>(&book);
     assert_eq!((parked.count, parked.events.len()), (101, 101));
+}
+
+#[test]
+fn a_commit_that_does_not_decode_is_given_up_as_a_whole_also_by_code_that_can_decode_it() {
+    let mut book = Book::default();
+    book.write(&tenant("acme"), &[said("a1"), said("a2"), said("a3")]);
+    book.write(&tenant("acme"), &[said("a4")]);
+    decide(&mut book, &drop_of(&[(1, WHOLE_COMMIT)]));
+    let page = book.log.read_log(Position(1), Direction::Forward, &Filter::default(), 10).unwrap();
+    let mut commits = page.commits;
+    commits[0].bytes = vec![0xFF; 8].into();
+    let mut fold = Fold::<Story>::default();
+    fold.apply::<Tale<true>>(&commits[0]);
+    assert_eq!(fold.parked.events[0].place(), Place { position: Position(1), index: WHOLE_COMMIT });
+    // Nobody knows when it was recorded; that is not 1970.
+    assert_eq!(fold.parked.oldest_at(), None);
+    commits[1..].iter().for_each(|commit| fold.apply::<Tale<true>>(commit));
+    assert_eq!((reasons(&fold.state), fold.parked.count, fold.parked.wants_rebuild()), (vec!["a4"], 0, false));
+    // The log as code sees it that can decode the commit.
+    assert_eq!(reasons(&run::<Tale<true>>(&book).0), ["a4"]);
+    assert_eq!(self::fold::<Tale<true>>(&book).state, fold.state);
+}
+
+#[test]
+fn a_log_that_never_stands_still_does_not_keep_what_was_decided_from_being_carried_out() {
+    let mut book = written();
+    decide(&mut book, &drop_of(&[(1, 1)]));
+    let (port, store) = (book.port(), book.log.clone_store());
+    let (result, _, ()) = while_running::<Tale<true>, _>(port, store, Options::default(), |reader| async move {
+        let head = book.log.head_position_of_all();
+        let carried_out = async {
+            reader.wait_for(head, WAIT_MAX).await.unwrap();
+            reader.wait_rebuilt(WAIT_MAX).await.unwrap();
+        };
+        let mut carried_out = std::pin::pin!(carried_out);
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut carried_out => break,
+                () = tokio::task::yield_now() => {}
+            }
+            book.write(&tenant("other"), &[said("o")]);
+        }
+        assert!(!reader.read(|state, _| reasons(state).contains(&"new")));
+    });
+    result.unwrap();
+}
+
+#[test]
+fn all_of_one_streams_many_parked_events_can_be_given_up_without_folding_the_log_anew_for_each_batch() {
+    let many = 3 * PARKED_PER_STREAM_MAX as u64;
+    let mut book = Book::default();
+    for _ in 0..many {
+        book.write(&tenant("acme"), &[said("new")]);
+    }
+    let mut fold = fold::<Tale<false>>(&book);
+    assert_eq!(fold.parked.places().count() as u64, many);
+    for batch in fold.parked.clone().places().collect::<Vec<_>>().chunks(PARKED_PER_STREAM_MAX) {
+        let given_up: Vec<_> = batch.iter().map(|place| (place.position.0, place.index)).collect();
+        let at = decide(&mut book, &drop_of(&given_up));
+        let page = book.log.read_log(at, Direction::Forward, &Filter::default(), 1).unwrap();
+        fold.apply::<Tale<false>>(&page.commits[0]);
+        // The list has run empty, which is nothing to wait for.
+        assert!(!fold.parked.is_pending() && fold.parked.events.is_empty());
+        assert_eq!(fold.parked.wants_rebuild(), fold.parked.count > 0);
+    }
+    assert_eq!((fold.parked.count, run::<Tale<true>>(&book).0), (0, Vec::new()));
 }

@@ -1,11 +1,17 @@
 //! The runner: every event once, across stops, damage and panics.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    ops::RangeInclusive,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use events_journal::{
     Blob, Direction, EventLog, Filter, Health, MemoryLog, Page, ReadError, Receipt, Recorded, SnapshotStore,
 };
-use events_model::{Commit, CommitId, CommitView, EpisodeId, EventView, Position, StreamId, Version, tenant::Event};
+use events_model::{
+    Commit, CommitId, CommitView, EpisodeId, EventView, Position, Stored as _, StreamId, Version, region, tenant::Event,
+};
 use projections::{ApplyError, Options, Parked, Progress, Projection, Reader, RunError, Runner, WaitError};
 use tests_kit::NOON;
 use tokio::sync::watch;
@@ -229,13 +235,13 @@ fn the_bytes_of_a_checkpoint_are_these_and_those_of_the_form_before_are_rebuilt(
     let saved = book.log.load_checkpoint("count").unwrap().unwrap();
     let last = book.log.read_log(Position(3), Direction::Forward, &Filter::default(), 1).unwrap();
     // Six events, none parked or given up, nothing to be tried again.
-    let body = [6, 0, 0, 0, 0, 0, 0];
+    let body = [6, 0, 0, 0, 0, 0, 0, 0, 0];
     let header =
         |form: u32, rest: &[u8]| [b"FHCP", &form.to_le_bytes()[..], &1_u32.to_le_bytes(), rest, &body].concat();
     let sum = crc32c::crc32c(&body).to_le_bytes();
     let both = [sum, crc32c::crc32c(&last.commits[0].bytes).to_le_bytes()].concat();
-    assert_eq!(saved, Blob { at: 3, bytes: header(3, &both) });
-    book.log.save_checkpoint("count", &Blob { at: 3, bytes: header(2, &sum) }).unwrap();
+    assert_eq!(saved, Blob { at: 3, bytes: header(4, &both) });
+    book.log.save_checkpoint("count", &Blob { at: 3, bytes: header(3, &both) }).unwrap();
     let (state, _, seen) = catch_up::<Count<false>>(&book);
     assert_eq!((state, seen[0].position), (6, Position(0)));
 }
@@ -313,9 +319,9 @@ fn a_position_that_does_not_come_is_waited_for_in_vain_and_a_closed_log_ends_the
     assert_eq!(waited, (Err(WaitError::TimedOut { wanted, reached }), Err(WaitError::Stopped { wanted, reached })));
 }
 
-/// A log that cannot be read from a position on.
+/// A log that cannot be read at some positions.
 #[derive(Debug)]
-struct Damaged(Arc<MemoryLog>, Position);
+struct Damaged(Arc<MemoryLog>, Mutex<RangeInclusive<u64>>);
 
 impl EventLog for Damaged {
     fn append(&self, expected: Version, commit: Commit) -> Receipt {
@@ -327,7 +333,7 @@ impl EventLog for Damaged {
     }
 
     fn read_log(&self, from: Position, d: Direction, filter: &Filter, limit: usize) -> Result<Page, ReadError> {
-        if from >= self.1 {
+        if self.1.lock().unwrap().contains(&from.0) {
             return Err(ReadError::Corrupt { file: "segment".to_owned(), offset: 7, reason: "test".to_owned() });
         }
         self.0.read_log(from, d, filter, limit)
@@ -358,7 +364,7 @@ impl EventLog for Damaged {
 fn a_damaged_log_ends_the_run_with_its_place_and_what_was_read_stays_readable() {
     let mut book = Book::default();
     write(&mut book, 1_000);
-    let damaged = Arc::new(Damaged(Arc::clone(&book.log), Position(513)));
+    let damaged = Arc::new(Damaged(Arc::clone(&book.log), Mutex::new(513..=u64::MAX)));
     let (result, _, state) =
         while_running::<Count<false>, _>(damaged, book.log.clone_store(), Options::default(), |reader| async move {
             assert!(reader.wait_for(Position(1_000), WAIT_MAX).await.is_err());
@@ -366,4 +372,30 @@ fn a_damaged_log_ends_the_run_with_its_place_and_what_was_read_stays_readable() 
         });
     assert!(matches!(result, Err(RunError::Read { position: Position(513), .. })), "{result:?}");
     assert_eq!(state, (1_024, Position(512)));
+}
+
+#[test]
+fn a_damaged_old_part_of_the_log_leaves_the_live_fold_as_it_is_and_is_tried_again_when_it_is_mended() {
+    let mut book = Book::default();
+    book.write(&tenant("acme"), &[resumed(), Event::TenantSuspended { reason: String::new(), at: NOON }]);
+    write(&mut book, 1_000);
+    assert_eq!(catch_up::<Count<false>>(&book).0, 2_001);
+    let damaged = Arc::new(Damaged(Arc::clone(&book.log), Mutex::new(1..=600)));
+    let (port, store) = (Arc::clone(&damaged), book.log.clone_store());
+    let (result, _, ()) = while_running::<Count<false>, _>(port, store, Options::default(), |reader| async move {
+        let reached = Position(1_001);
+        assert_eq!(reader.wait_rebuilt(WAIT_MAX).await, Err(WaitError::NotRebuilt { reached }));
+        // It goes on, from where it was.
+        let position = book.write(&tenant("acme"), &[resumed()]);
+        reader.wait_for(position, WAIT_MAX).await.unwrap();
+        assert_eq!((reader.read(|state, _| *state), reader.parked().count), (2_002, 1));
+        *damaged.1.lock().unwrap() = 0..=0;
+        let redriven = region::Event::ReadModelRedriven { read_model: "count".to_owned(), at: NOON };
+        let position = book.write_stream(&StreamId::new("region/local").unwrap(), vec![redriven.to_payload()]);
+        reader.wait_for(position, WAIT_MAX).await.unwrap();
+        reader.wait_rebuilt(WAIT_MAX).await.unwrap();
+        let parked = reader.parked();
+        assert_eq!((reader.read(|state, _| *state), parked.count, parked.events[0].attempts), (2_002, 1, 2));
+    });
+    result.unwrap();
 }

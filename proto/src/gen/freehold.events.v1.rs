@@ -396,6 +396,7 @@ pub struct Parked {
     pub number: u64,
     #[prost(uint64, tag = "2")]
     pub position: u64,
+    /// 4294967295 = the whole commit, which does not decode.
     #[prost(uint32, tag = "3")]
     pub index: u32,
     #[prost(string, tag = "4")]

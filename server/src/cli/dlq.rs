@@ -1,5 +1,6 @@
 //! `freehold dlq ...`: dead letters of consumer groups and of read models.
 
+use projections::parked::WHOLE_COMMIT;
 use proto::events::v1 as pb;
 use serde_json::{Value, json};
 use tonic_types::StatusExt as _;
@@ -66,7 +67,7 @@ fn list(page: &pb::ListParkedResponse, output: &mut Output) -> Result<(), Failur
         vec![
             parked.number.to_string(),
             time(parked.parked_at_us),
-            format!("{} #{} of {}", parked.position, parked.index, parked.stream),
+            place(parked),
             parked.r#type.clone(),
             show::count(parked.attempts.into()),
             parked.consumer_version.clone(),
@@ -74,6 +75,9 @@ fn list(page: &pb::ListParkedResponse, output: &mut Output) -> Result<(), Failur
         ]
     });
     output.table(&columns, rows)?;
+    if page.parked.is_empty() && page.count > 0 {
+        note(format_args!("{} in all; the list is being made anew: list again", show::count(page.count)));
+    }
     if !page.next_page_token.is_empty() {
         note(format_args!("{} in all; go on with --page-token {}", show::count(page.count), page.next_page_token));
     }
@@ -100,6 +104,13 @@ fn shown(found: &pb::GetParkedResponse, output: &mut Output) -> Result<(), Failu
     match &found.commit {
         Some(commit) => print(commit, output),
         None => Ok(()),
+    }
+}
+
+fn place(parked: &pb::Parked) -> String {
+    match parked.index {
+        WHOLE_COMMIT => format!("{}, the whole commit", parked.position),
+        index => format!("{} #{index} of {}", parked.position, parked.stream),
     }
 }
 
@@ -144,7 +155,7 @@ async fn redrive(client: &Client, which: &Which, output: &mut Output) -> Result<
                 }
             }
             // Between two batches a group may have become empty or full.
-            Err(status) if redriven > 0 && reason_of(&status) == "NOT_PARKED" => break,
+            Err(status) if (redriven > 0 || which.all) && reason_of(&status) == "NOT_PARKED" => break,
             Err(status) if redriven > 0 && reason_of(&status) == "REDRIVE_BUSY" => {
                 is_busy = true;
                 break;
@@ -152,7 +163,6 @@ async fn redrive(client: &Client, which: &Which, output: &mut Output) -> Result<
             Err(status) => return Err(status.into()),
         }
     }
-    let left = left.unwrap_or_default();
     if is_busy {
         note("the group delivers these first; run it again when its consumers have taken some");
     }
@@ -176,16 +186,18 @@ async fn give_up(client: &Client, which: &Which, reason: &str, output: &mut Outp
                     break;
                 }
             }
-            Err(status) if dropped > 0 && reason_of(&status) == "NOT_PARKED" => break,
+            Err(status) if (dropped > 0 || which.all) && reason_of(&status) == "NOT_PARKED" => break,
             Err(status) => return Err(status.into()),
         }
     }
-    moved(("dropped", dropped), left.unwrap_or_default(), output)
+    moved(("dropped", dropped), left, output)
 }
 
-fn moved((what, count): (&str, u64), left: u64, output: &mut Output) -> Result<(), Failure> {
+/// Says what a batch came to; `None` is left when all was wanted and nothing was there.
+fn moved((what, count): (&str, u64), left: Option<u64>, output: &mut Output) -> Result<(), Failure> {
     if output.json() {
-        return output.document(&json!({ what: count, "parked": left }));
+        return output.document(&json!({ what: count, "parked": left.unwrap_or_default() }));
     }
+    let Some(left) = left else { return output.line("nothing is parked") };
     output.line(format_args!("{what} {}, {} still parked", show::things(count, "event"), show::count(left)))
 }

@@ -1,9 +1,10 @@
 //! What a start as a node would meet at the NATS servers, for `freehold doctor`. Changes nothing there.
 
-use std::convert::Infallible;
+use std::{convert::Infallible, time::Duration};
 
-use events_journal_nats::{Found, OpenError, Probe};
+use events_journal_nats::{Found, OpenError, Probe, Publish};
 use events_model::TimestampUs;
+use tokio::{net::TcpStream, time::timeout};
 
 use super::{Error, clock, options};
 use crate::config::Config;
@@ -27,6 +28,9 @@ pub(crate) enum Answer {
 }
 
 const SERVERS: &str = "NATS servers";
+const PERMISSIONS: &str = "permissions";
+/// Longest wait for a connection to another node.
+const REACH_WAIT: Duration = Duration::from_secs(2);
 
 /// Which check a refusal of the connection belongs to.
 const fn place(error: &OpenError) -> &'static str {
@@ -77,11 +81,25 @@ async fn look_at_servers(config: &Config, wall: fn() -> TimestampUs) -> Vec<Chec
     ];
     let stream = probe.stream().await;
     let bucket = probe.bucket(config.cluster.lease).await;
-    let are_there = matches!((&stream, &bucket), (Ok(Found::Fits), Ok(Found::Fits)));
+    let is_bucket_there = matches!(bucket, Ok(Found::Fits));
+    let is_absent = |found: &Found| matches!(found, Found::Absent);
+    let lacks = match (&stream, &bucket) {
+        (Err(_), _) | (_, Err(_)) => Some("cannot be tried while the stream or the leases are not as expected"),
+        (Ok(stream), Ok(bucket)) if is_absent(stream) || is_absent(bucket) => {
+            Some("cannot be tried before a start has made the stream and the leases")
+        }
+        (Ok(_), Ok(_)) => None,
+    };
     let is_stream_there = !matches!(stream, Ok(Found::Absent));
     checks.push(Check { what: "stream", found: found(stream.map_err(Error::Log)) });
     checks.push(Check { what: "leases", found: found(bucket.map_err(Error::Lease)) });
-    checks.push(Check { what: "permissions", found: permissions(&probe, are_there).await });
+    match lacks {
+        Some(why) => checks.push(Check { what: PERMISSIONS, found: Answer::Unknown(why.to_owned()) }),
+        None => checks.extend(permissions(&probe).await),
+    }
+    if is_bucket_there {
+        checks.extend(nodes(&probe, config.cluster.lease).await);
+    }
     checks.push(Check { what: "clock", found: clock(&probe, is_stream_there, wall).await });
     checks
 }
@@ -94,15 +112,39 @@ fn found(found: Result<Found, Error>) -> Answer {
     }
 }
 
-async fn permissions(probe: &Probe, are_there: bool) -> Answer {
-    if !are_there {
-        return Answer::Unknown("cannot be tried before stream and leases exist".to_owned());
+async fn permissions(probe: &Probe) -> Vec<Check> {
+    let tried = probe.publishes().await;
+    let all = tried.iter().all(|(_, became)| matches!(became, Publish::Allowed));
+    let each = tried.into_iter().filter_map(|(subject, became)| match became {
+        Publish::Allowed => None,
+        Publish::Denied => Some(Answer::Denied(format!("the user may not publish to {subject}"))),
+        Publish::Unanswered(error) => Some(Answer::Unknown(format!("publishing to {subject} was not tried: {error}"))),
+    });
+    let fine = all.then(|| Answer::Fine("the user may publish to the log and the leases".to_owned()));
+    fine.into_iter().chain(each).map(|found| Check { what: PERMISSIONS, found }).collect()
+}
+
+/// The other nodes: whether this one may be one more, and whether it reaches them.
+async fn nodes(probe: &Probe, ttl: Duration) -> Vec<Check> {
+    let check = |found| Check { what: "nodes", found };
+    let others = match probe.nodes(ttl).await {
+        Ok(others) => others,
+        Err(error) => return vec![check(Answer::Wrong(Error::Lease(error)))],
+    };
+    let count = match others.len() {
+        1 => "1 other has".to_owned(),
+        many => format!("{many} others have"),
+    };
+    let fine = Answer::Fine(format!("{count} a lease, none has this name"));
+    let mut checks = vec![check(fine)];
+    for (name, address) in others {
+        let reached = timeout(REACH_WAIT, TcpStream::connect(&address)).await;
+        if !reached.is_ok_and(|connected| connected.is_ok()) {
+            let what = format!("{name} is alive and not reached at {address}: look at its grpc.advertise");
+            checks.push(check(Answer::Unknown(what)));
+        }
     }
-    let denied = probe.denied().await;
-    if denied.is_empty() {
-        return Answer::Fine("the user may publish to the log and the leases".to_owned());
-    }
-    Answer::Denied(format!("the user may not publish to {}, or nobody answers there", denied.join(", ")))
+    checks
 }
 
 async fn clock(probe: &Probe, is_stream_there: bool, wall: fn() -> TimestampUs) -> Answer {

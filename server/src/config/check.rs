@@ -1,6 +1,6 @@
 //! Which values are allowed: each rule names its key and says what is.
 
-use std::{collections::BTreeSet, fmt::Display, ops::RangeInclusive, time::Duration};
+use std::{collections::BTreeSet, fmt::Display, net::IpAddr, ops::RangeInclusive, time::Duration};
 
 use events_model::{NanoUsd, RegionId, region::PRICE_BOOK_LEN_MAX};
 use http::{Uri, uri::Authority};
@@ -76,12 +76,23 @@ fn cluster(cluster: &Cluster) -> Check {
     Ok(())
 }
 
+/// Whether the address of a NATS server is one of this machine alone, so that all its nodes are here too.
+fn is_here(server: &str) -> bool {
+    let host = server.trim().parse::<Uri>().ok().and_then(|uri| Some(uri.host()?.to_owned()));
+    let is_loopback = |host: &str| host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
+    host.is_some_and(|host| host == "localhost" || is_loopback(host.trim_matches(['[', ']'])))
+}
+
 /// Other nodes bring consumers here: they must know where that is.
 fn advertise(config: &Config) -> Check {
     let (listen, advertise) = (config.grpc.listen, config.grpc.advertise.as_str());
     if advertise.is_empty() {
         if config.cluster.is_on() && listen.ip().is_unspecified() {
             let why = format!("grpc.listen is {listen}, which tells other nodes nothing; host:port is needed");
+            return refuse("grpc.advertise", why);
+        }
+        if config.cluster.is_on() && listen.ip().is_loopback() && !config.cluster.nats.split(',').all(is_here) {
+            let why = format!("grpc.listen is {listen}, which on other machines is themselves; host:port is needed");
             return refuse("grpc.advertise", why);
         }
         return Ok(());

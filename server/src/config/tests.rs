@@ -116,12 +116,22 @@ fn a_value_of_the_wrong_form_names_key_line_and_form() {
 }
 
 #[test]
-fn a_node_that_listens_everywhere_must_say_where_it_is_reached() {
+fn a_node_that_listens_where_others_do_not_reach_it_must_say_where_they_do() {
     let node = |grpc: &str| format!("[cluster]\nnats = \"nats://h:4222\"\nnode = \"a\"\n[grpc]\n{grpc}");
     let everywhere = "listen = \"0.0.0.0:7600\"\n";
     assert!(load_text(everywhere.replace("listen", "[grpc]\nlisten").as_str()).is_ok());
     assert!(load_text(&node("listen = \"10.0.0.1:7600\"\n")).is_ok());
     assert!(error(&node(everywhere)).contains("grpc.advertise: grpc.listen is 0.0.0.0:7600, which tells other nodes"));
+    // The default is reached from this machine alone, and that is enough if all servers are here.
+    assert!(error(&node("")).contains("grpc.advertise: grpc.listen is 127.0.0.1:7600, which on other machines is"));
+    for (servers, is_good) in [
+        ("nats://127.0.0.1:4222", true),
+        ("nats://localhost, tls://[::1]:4222", true),
+        ("nats://127.0.0.1:4222,nats://h:4222", false),
+    ] {
+        assert_eq!(load_text(&node("").replace("nats://h:4222", servers)).is_ok(), is_good, "{servers}");
+    }
+    assert!(load_text(&node("advertise = \"node-1:7600\"\n")).is_ok());
     for (advertise, is_good) in [
         ("node-1:7600", true),
         ("[::1]:7600", true),
@@ -209,7 +219,8 @@ fn variables_of_orchestrators_and_of_upstream_keys_are_left_alone() {
 
 #[test]
 fn the_servers_of_a_cluster_are_addresses_without_credentials_and_its_nodes_have_names() {
-    const NODE: &str = "[cluster]\nnats = \"nats://one:4222, tls://two:4222\"\nnode = \"n-1\"\n";
+    const NODE: &str =
+        "[cluster]\nnats = \"nats://one:4222, tls://two:4222\"\nnode = \"n-1\"\n[grpc]\nadvertise = \"n-1:7600\"\n";
     let config = load_text(NODE).unwrap();
     assert!(config.cluster.is_on());
     assert_eq!(load_text(&config.to_toml().unwrap()).unwrap(), config);

@@ -13,6 +13,7 @@ mod episodes;
 mod events;
 mod gateway;
 mod panics;
+pub(crate) mod starting;
 pub mod status;
 mod tenants;
 

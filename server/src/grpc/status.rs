@@ -54,6 +54,11 @@ impl Row {
     }
 }
 
+/// An error that usually passes soon.
+pub(crate) fn again(code: Code, reason: &'static str, message: impl Into<String>) -> Status {
+    Row::again(code, reason, SOON).status(message)
+}
+
 /// An error without particulars.
 pub(crate) fn plain(code: Code, reason: &'static str, message: impl Into<String>) -> Status {
     Row::new(code, reason).status(message)

@@ -126,8 +126,8 @@ impl Ground {
         let (tenants, tenants_reader) = self.runner::<Tenants>().await?;
         let (billing, billing_reader) = self.runner::<Billing>().await?;
         let (groups, groups_reader) = self.runner::<Groups>().await?;
-        let readers = Readers { tenants: tenants_reader.clone(), billing: billing_reader, groups: groups_reader };
-        let readiness = Readiness::new(Arc::clone(&self.log), tenants_reader, self.cluster.clone(), stop.clone());
+        let readers = Readers { tenants: tenants_reader, billing: billing_reader, groups: groups_reader };
+        let readiness = Readiness::new(Arc::clone(&self.log), readers.clone(), self.cluster.clone(), stop.clone());
         start_fold(tasks, tenants, stopped.clone(), readiness.clone());
         start_fold(tasks, billing, stopped.clone(), readiness.clone());
         start_fold(tasks, groups, stopped.clone(), readiness.clone());

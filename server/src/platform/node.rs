@@ -1,74 +1,137 @@
 //! How a process becomes a node of a region: it opens the region's log, catches up with it, takes over what all nodes
-//! share, and takes part in the leases. While it catches up, HTTP says how far it is.
+//! share, and takes part in the leases. Until all of that is done, HTTP says how far it is and gRPC that it starts.
 
-use std::sync::Arc;
+use std::{io, sync::Arc};
 
 use actors_shell::LiveClock;
-use tokio::{net::TcpListener, time::timeout};
+use tokio::{net::TcpListener, sync::watch, task::JoinHandle, time::timeout};
 use tokio_util::task::TaskTracker;
+use tracing::warn;
 
 use super::{END_WAIT, Ground, StartError};
 use crate::{
     auth::{Pepper, entropy, secret_file},
-    cluster::{self, Joined, Opened, Show},
+    cluster::{self, Following, Joined, Opened, Show},
     config::Config,
-    http,
+    grpc, http,
     metrics::Metrics,
+    model_path::chain,
     shutdown::Stop,
 };
 
+/// The listeners of both surfaces.
+pub(super) struct Ports {
+    pub(super) http: TcpListener,
+    pub(super) grpc: TcpListener,
+}
+
+/// The listeners of a process that starts.
+pub(super) enum Doors {
+    /// Connections wait.
+    Shut(Ports),
+    /// They are answered.
+    Attended(Attended),
+}
+
+impl Doors {
+    /// Gives the listeners back, for those who answer from now on.
+    pub(super) async fn open(self) -> Result<Ports, StartError> {
+        match self {
+            Self::Shut(ports) => Ok(ports),
+            Self::Attended(attended) => attended.end().await,
+        }
+    }
+}
+
+/// Answers whoever asks a node that starts. Dropping it ends that.
+pub(super) struct Attended {
+    http: JoinHandle<TcpListener>,
+    /// Another handle of the listener that answers.
+    grpc: TcpListener,
+    tasks: TaskTracker,
+    stop: Stop,
+    _ends: Ends,
+}
+
+/// Ends everything at once when it is dropped.
+struct Ends(Stop);
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        self.0.now();
+    }
+}
+
+impl Attended {
+    fn begin(
+        ground: &Ground,
+        config: &Config,
+        following: watch::Receiver<Following>,
+        ports: Ports,
+        metrics: &Metrics,
+    ) -> Result<Self, StartError> {
+        let (tasks, stop) = (TaskTracker::new(), Stop::default());
+        let serving = http::Serving {
+            router: http::starting_router(following, metrics.clone()),
+            metrics: metrics.clone(),
+            clock: Arc::clone(&ground.clock),
+            ids: Arc::clone(&ground.ids),
+            tasks: tasks.clone(),
+            stop: stop.clone(),
+            header_timeout: config.http.header_timeout,
+            connections_max: config.http.connections_max,
+        };
+        let address = config.grpc.listen;
+        let (grpc, answering) =
+            twins(ports.grpc).map_err(|source| StartError::Listen { surface: "gRPC", address, source })?;
+        let (config, metrics, ends) = (config.clone(), metrics.clone(), stop.clone());
+        tasks.spawn(async move {
+            let abandon = ends.abandon.clone();
+            let serving = grpc::starting::serve(answering, &config, &metrics, ends);
+            if let Some(Err(error)) = abandon.run_until_cancelled_owned(serving).await {
+                warn!(error = chain(&error, 2_048), "gRPC does not answer while this node starts");
+            }
+        });
+        let http = tasks.spawn(http::serve(ports.http, serving));
+        Ok(Self { http, grpc, tasks, _ends: Ends(stop.clone()), stop })
+    }
+
+    async fn end(self) -> Result<Ports, StartError> {
+        self.stop.drain.cancel();
+        let http = self.http.await.map_err(StartError::Task)?;
+        self.tasks.close();
+        // Connections that idle are cut; their clients make new ones.
+        drop(timeout(END_WAIT, self.tasks.wait()).await);
+        Ok(Ports { http, grpc: self.grpc })
+    }
+}
+
+/// Two handles of one listener.
+fn twins(listener: TcpListener) -> io::Result<(TcpListener, TcpListener)> {
+    let listener = listener.into_std()?;
+    let twin = listener.try_clone()?;
+    Ok((TcpListener::from_std(listener)?, TcpListener::from_std(twin)?))
+}
+
 /// Makes this process a node, which others reach at this address: the log is the region's, its local store a replica of
-/// it. Gives the listener of HTTP back.
+/// it. From the moment that the log is open, whoever asks is answered.
 pub(super) async fn join(
     ground: &mut Ground,
     config: &Config,
-    (listener, address): (TcpListener, String),
+    (ports, address): (Ports, String),
     (metrics, show): (&Metrics, &Show<'_>),
-) -> Result<(TcpListener, Joined), StartError> {
+) -> Result<(Doors, Joined), StartError> {
     let opened = Opened::open(config, &ground.store, LiveClock::wall).await.map_err(StartError::Cluster)?;
+    let attended = Attended::begin(ground, config, opened.following(), ports, metrics)?;
     opened.check_clock(LiveClock::wall).await.map_err(StartError::Cluster)?;
-    let listener = catch_up(ground, config, &opened, listener, (metrics, show)).await?;
+    // So that no shard waits for the replica.
+    opened.catch_up(show).await.map_err(StartError::Cluster)?;
     take_secrets(ground, config, &opened).await?;
     let incarnation = entropy::<16>().map(u128::from_le_bytes).map_err(StartError::NoEntropy)?;
     let joined = opened.join(config, address, incarnation, ground.started_at).await.map_err(StartError::Cluster)?;
     ground.log = Arc::new(joined.cluster.log());
     ground.cluster = Some(Arc::clone(&joined.cluster));
-    Ok((listener, joined))
-}
-
-/// Waits until the replica is near the end of the log, and answers whoever asks meanwhile.
-async fn catch_up(
-    ground: &Ground,
-    config: &Config,
-    opened: &Opened,
-    listener: TcpListener,
-    (metrics, show): (&Metrics, &Show<'_>),
-) -> Result<TcpListener, StartError> {
-    let (tasks, stop) = (TaskTracker::new(), Stop::default());
-    // Whatever ends this ends what answers.
-    let _ends = stop.abandon.clone().drop_guard();
-    let drain = stop.drain.clone();
-    let serving = http::Serving {
-        router: http::starting_router(opened.following(), metrics.clone()),
-        metrics: metrics.clone(),
-        clock: Arc::clone(&ground.clock),
-        ids: Arc::clone(&ground.ids),
-        tasks: tasks.clone(),
-        stop,
-        header_timeout: config.http.header_timeout,
-        connections_max: config.http.connections_max,
-    };
-    let catching_up = async {
-        let caught_up = opened.catch_up(show).await;
-        drain.cancel();
-        caught_up
-    };
-    let (listener, caught_up) = tokio::join!(http::serve(listener, serving), catching_up);
-    caught_up.map_err(StartError::Cluster)?;
-    tasks.close();
-    // Connections that idle are cut; their clients make new ones.
-    drop(timeout(END_WAIT, tasks.wait()).await);
-    Ok(listener)
+    Ok((Doors::Attended(attended), joined))
 }
 
 /// What one node issues, all must accept.

@@ -1,8 +1,8 @@
 //! The ways to read what the runners of the read models keep up to date.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
-use events_model::{Position, TimestampUs};
+use events_model::{Position, TimestampUs, group::Place};
 use projections::{
     Parked, Projection, Reader, WaitError, billing::Billing, groups::Groups, parked::ParkedEvent, tenants::Tenants,
 };
@@ -24,6 +24,13 @@ pub(crate) enum Model {
     Tenants,
     Billing,
     Groups,
+}
+
+/// What operators decide about parked events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Decision {
+    Redrive,
+    Drop,
 }
 
 impl Model {
@@ -71,6 +78,12 @@ impl Readers {
         })
     }
 
+    /// One that holds what was given up, if there is any.
+    pub(crate) fn showing_given_up(&self) -> Option<&'static str> {
+        let shows = |model: &Model| self.look_at_parked(*model, Parked::shows_given_up);
+        Model::ALL.into_iter().find(shows).map(Model::name)
+    }
+
     /// Looks at what one could not apply: look, copy, leave.
     pub(crate) fn look_at_parked<R>(&self, model: Model, look: impl FnOnce(&Parked) -> R) -> R {
         match model {
@@ -92,16 +105,42 @@ impl Readers {
         })
     }
 
+    /// Where what one could not apply lies: at these positions, or, if there are none, the first so many anywhere; and how
+    /// many there are in all. A position may have nothing.
+    pub(crate) fn places_of(&self, model: Model, positions: &BTreeSet<u64>, first: usize) -> (Vec<Place>, u64) {
+        self.look_at_parked(model, |parked| {
+            let places = if positions.is_empty() {
+                parked.places().take(first).collect()
+            } else {
+                positions.iter().flat_map(|position| parked.places_at(Position(*position))).collect()
+            };
+            (places, parked.count)
+        })
+    }
+
     /// Waits until one has carried out what was decided about it at a position.
-    pub(crate) async fn wait_decided(&self, model: Model, at: Position, at_most: Duration) -> Result<(), WaitError> {
-        async fn wait<P: Projection>(reader: &Reader<P>, at: Position, at_most: Duration) -> Result<(), WaitError> {
+    pub(crate) async fn wait_decided(
+        &self,
+        (model, decision): (Model, Decision),
+        at: Position,
+        at_most: Duration,
+    ) -> Result<(), WaitError> {
+        async fn wait<P: Projection>(
+            reader: &Reader<P>,
+            decision: Decision,
+            at: Position,
+            at_most: Duration,
+        ) -> Result<(), WaitError> {
             reader.wait_for(at, at_most).await?;
-            reader.wait_rebuilt(at_most).await
+            match decision {
+                Decision::Redrive => reader.wait_rebuilt(at_most).await,
+                Decision::Drop => reader.wait_given_up(at_most).await,
+            }
         }
         match model {
-            Model::Tenants => wait(&self.tenants, at, at_most).await,
-            Model::Billing => wait(&self.billing, at, at_most).await,
-            Model::Groups => wait(&self.groups, at, at_most).await,
+            Model::Tenants => wait(&self.tenants, decision, at, at_most).await,
+            Model::Billing => wait(&self.billing, decision, at, at_most).await,
+            Model::Groups => wait(&self.groups, decision, at, at_most).await,
         }
     }
 }

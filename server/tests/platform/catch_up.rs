@@ -2,19 +2,24 @@
 
 use std::{
     fs::{self, File},
+    net::SocketAddr,
     path::Path,
     process::Stdio,
     sync::Arc,
     time::Duration,
 };
 
+use bytes::Bytes;
 use events_journal::{EventLog as _, contract::fixture::commit};
 use events_journal_nats::{Credentials, JetStreamLog, Options};
 use events_journal_sled::{LocalStore, Options as StoreOptions};
 use events_model::{RegionId, StreamId, Version};
 use http::Request;
+use http_body_util::Full;
+use proto::events::v1::{self as pb, events_client::EventsClient};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
+use server::{platform::Platform, simulate::Options as Simulated};
 use tests_kit::nats::{NatsServer, PASSWORD, USER};
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader},
@@ -22,8 +27,14 @@ use tokio::{
     runtime::Handle,
     time::timeout,
 };
+use tonic::{Code, transport::Endpoint};
+use tonic_types::StatusExt as _;
 
-use crate::world;
+use crate::{
+    cluster::join,
+    events_world::reason,
+    world::{self, World},
+};
 
 const STREAMS: u64 = 40;
 const COMMITS_PER_STREAM: u64 = 100;
@@ -164,4 +175,51 @@ async fn a_node_that_joins_with_nothing_catches_up_first_and_shows_how_far_it_is
     assert!(table.contains("\nfollows   ") && table.contains("groups of region local"), "{table}");
     // A log of one process follows nobody.
     assert!(!stat(&folder.path().join("other"), &[]).await.contains("follows"));
+}
+
+/// A port that was free a moment ago.
+fn free_port() -> SocketAddr {
+    std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_has_caught_up_and_still_starts_answers_on_both_ports() {
+    let server = NatsServer::start().unwrap();
+    let first = World::configured(Simulated::default(), "pro", |config| {
+        join(config, server.url(), "joins");
+        // So long a node of this name waits, once the first one is gone without a word.
+        config.cluster.lease = Duration::from_secs(10);
+    })
+    .await;
+    let World { directory, mut config, platform, client, .. } = first;
+    drop(platform);
+    config.data = directory.path().join("anew");
+    (config.http.listen, config.grpc.listen) = (free_port(), free_port());
+    let (http, grpc) = (config.http.listen, config.grpc.listen);
+    let starting = tokio::spawn(Platform::start(config));
+    let ready = world::eventually("HTTP says that it starts, caught up", || async {
+        let request = |path: &str| Request::get(format!("http://{http}{path}")).body(Full::<Bytes>::default()).unwrap();
+        let healthy = timeout(PATIENCE, client.request(request("/healthz"))).await.unwrap().ok()?;
+        assert_eq!(healthy.status(), 200);
+        let answer = timeout(PATIENCE, client.request(request("/readyz"))).await.unwrap().ok()?;
+        let body = http_body_util::BodyExt::collect(answer.into_body()).await.ok()?.to_bytes();
+        let text = String::from_utf8(body.to_vec()).unwrap();
+        (!text.contains("behind the log")).then_some(text)
+    })
+    .await;
+    assert!(ready.contains("the node is starting"), "{ready}");
+    let channel = Endpoint::from_shared(format!("http://{grpc}")).unwrap().connect_lazy();
+    let mut events = EventsClient::new(channel);
+    let asked = timeout(PATIENCE, events.list_groups(pb::ListGroupsRequest::default()));
+    let status = asked.await.unwrap().unwrap_err();
+    assert_eq!((status.code(), reason(&status).as_str()), (Code::Unavailable, "STARTING"), "{status:?}");
+    assert!(status.get_error_details().retry_info().is_some(), "{status:?}");
+    assert!(!starting.is_finished());
+    let platform = timeout(PATIENCE, starting).await.unwrap().unwrap().unwrap();
+    world::eventually("the same port serves", || async {
+        let asked = events.clone().list_groups(pb::ListGroupsRequest::default()).await;
+        (asked.unwrap_err().code() == Code::Unauthenticated).then_some(())
+    })
+    .await;
+    platform.shutdown().await;
 }

@@ -251,11 +251,17 @@ async fn a_log_that_was_written_without_a_cluster_is_not_mixed_into_a_region() {
 
 /// Two nodes of one region, each with an upstream of its own.
 pub(crate) async fn two_nodes(server: &NatsServer) -> [World; 2] {
+    two_nodes_with(server, |_, _| {}).await
+}
+
+/// The second of them configured further, beside the first.
+pub(crate) async fn two_nodes_with(server: &NatsServer, further: impl FnOnce(&mut Config, &World)) -> [World; 2] {
     let one = World::configured(Options::default(), "pro", |config| join(config, server.url(), NODES[0])).await;
     let directory = tempfile::tempdir().unwrap();
     let simulator = Simulator::start(Options::default(), ([127, 0, 0, 1], 0).into()).await.unwrap();
     let mut config = world::config(directory.path(), simulator.address());
     join(&mut config, server.url(), NODES[1]);
+    further(&mut config, &one);
     let platform = Platform::start(config.clone()).await.unwrap();
     let (channel, client) = (world::channel(&platform), one.client.clone());
     let (key, key_id) = (one.key.clone(), one.key_id.clone());

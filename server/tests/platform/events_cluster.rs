@@ -17,7 +17,7 @@ use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
 use crate::{
-    cluster::{NODES, SHARDS, cluster, join, owners, two_nodes},
+    cluster::{NODES, SHARDS, cluster, join, owners, two_nodes, two_nodes_with},
     events_world::{Client, Consumer, admin, assert_field, client, event, group, neighbour, of, reason, text},
     world::{PATIENCE, World, eventually},
 };
@@ -147,9 +147,28 @@ async fn assert_it_is_relayed_once(one: &World, here: &mut Client) {
     let (asks, queue) = tokio::sync::mpsc::channel(1);
     asks.send(of(pb::consume_request::Message::Start(start("")))).await.unwrap();
     let mut relayed = tonic::Request::new(tokio_stream::wrappers::ReceiverStream::new(queue));
-    relayed.metadata_mut().insert("freehold-relayed", "1".parse().unwrap());
+    // What was meant for another run of a node is not for this one.
+    relayed.metadata_mut().insert("freehold-relayed", format!("{}/0", NODES[0]).parse().unwrap());
     let status = here.consume(relayed).await.unwrap_err();
-    assert_eq!((status.code(), reason(&status).as_str()), (Code::Unavailable, "GROUP_MOVED"));
+    assert_eq!((status.code(), reason(&status).as_str()), (Code::Unavailable, "OWNER_UNREACHABLE"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_whose_address_leads_to_another_one_is_told_to_be_unreachable() {
+    let server = NatsServer::start().unwrap();
+    let address = |of: &World| of.platform.grpc_address().to_string();
+    let [one, two] = two_nodes_with(&server, |config, one| config.grpc.advertise = address(one)).await;
+    let tenant = tenant_of(&owners(&one, &NODES).await, NODES[1]);
+    let key = neighbour(&one, &tenant).await;
+    let events = client(&one, &key);
+    eventually("the call comes back to the node that relayed it", || async {
+        let status = Consumer::start(&mut events.clone(), start("")).await.unwrap_err();
+        assert!(is_passing(&status), "{status:?}");
+        (reason(&status) == "OWNER_UNREACHABLE").then_some(())
+    })
+    .await;
+    two.platform.shutdown().await;
+    one.platform.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -106,6 +106,10 @@ async fn what_a_newer_version_wrote_is_shown_tried_again_and_given_up_from_the_c
     let list = json(&world, &["dlq", "list", "billing"]).await;
     assert!(list["parked"][0]["attempts"].as_u64() >= Some(2), "{list}");
     assert_eq!(freehold(&world, &["dlq", "redrive", "billing", "1"]).await.status.code(), Some(1));
+    let one_of_two = freehold(&world, &["dlq", "drop", "billing", &number, "1", "--reason", "x"]).await;
+    assert_eq!(one_of_two.status.code(), Some(1));
+    let told = String::from_utf8_lossy(&one_of_two.stderr).into_owned();
+    assert!(told.contains("no event is parked under the number 1"), "{told}");
     assert_eq!(freehold(&world, &["dlq", "drop", "billing", &number]).await.status.code(), Some(2));
     let unknown = freehold(&world, &["dlq", "list", "bills"]).await;
     assert_eq!(unknown.status.code(), Some(2));
@@ -224,6 +228,12 @@ async fn every_field_about_read_models_is_checked_and_they_are_the_operators_alo
     for token in ["x", "1", "1.", "1.x", "-1.0"] {
         let list = pb::ListParkedRequest { page_token: token.to_owned(), ..list.clone() };
         assert_field(operator.list_parked(list).await, "page_token");
+    }
+    // All of nothing is done, and needs no mending.
+    for command in [&["redrive"][..], &["drop", "--reason", "x"]] {
+        let (verb, more) = command.split_first().unwrap();
+        let told = table(&world, &[&["dlq", verb, "billing", "--all"], more].concat()).await;
+        assert_eq!(told, "nothing is parked\n");
     }
     let both = pb::GetParkedRequest { group: "g".to_owned(), ..get };
     assert_field(operator.get_parked(both).await, "projection");

@@ -108,6 +108,16 @@ impl Bucket {
     }
 
     /// Where what all nodes agree on lies.
+    pub(crate) fn stream(&self) -> &str {
+        &self.leader.stream
+    }
+
+    /// The bucket cannot be read to its end.
+    pub(crate) fn unread(&self) -> Error {
+        let source = ApiError::TimedOut { subject: format!("$JS.API.STREAM.MSG.GET.{}", self.leader.stream) };
+        Error::Api { bucket: self.name.clone(), source }
+    }
+
     pub(crate) fn meta_subject(&self) -> String {
         format!("{}{META_KEY}", self.prefix)
     }

@@ -1,7 +1,7 @@
 //! What nodes learn from the servers beside leases: secrets that all of a region share (the first node's are kept there,
 //! the others take them), and what time it is.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use async_nats::Client;
 use bytes::Bytes;
@@ -10,6 +10,8 @@ use events_model::RegionId;
 use super::{
     bucket::{Bucket, meta},
     error::Error,
+    record::{Key, NodeRecord},
+    rules::Value,
 };
 use crate::limit::READ_WAIT;
 
@@ -45,6 +47,27 @@ impl Look {
         (region, shards, ttl): (&RegionId, u32, Duration),
     ) -> Result<bool, Error> {
         self.0.look(replicas, &meta(region, shards, ttl)).await
+    }
+
+    /// The nodes as the bucket shows them, by name; those that have left are among them.
+    ///
+    /// # Errors
+    /// `Api`: nobody answers, or something in it cannot be read.
+    pub(crate) async fn nodes(&self) -> Result<BTreeMap<String, (u64, NodeRecord)>, Error> {
+        let mut nodes = BTreeMap::new();
+        let mut after = 0;
+        while let Some(found) = self.0.poll(after).await.map_err(|_| self.0.unread())? {
+            after = found.revision;
+            if let (Key::Node(name), Some(Value::Node(record))) = (found.key, found.value) {
+                nodes.insert(name, (found.revision, record));
+            }
+        }
+        Ok(nodes)
+    }
+
+    /// Name of its stream.
+    pub(crate) fn stream(&self) -> &str {
+        self.0.stream()
     }
 
     /// A subject of it.

@@ -1,15 +1,16 @@
 //! What a caller of the event service hears of a failure.
 
-use std::{collections::HashMap, error::Error, time::Duration};
+use std::error::Error;
 
 use actors_core::group::Rejection;
 use actors_shell::Unavailable;
 use events_journal::{AppendError, Outcome, ReadError};
 use events_model::{DurationUs, StreamId, application::Expected};
+use projections::WaitError;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
-use super::status;
+use super::status::{self, again};
 use crate::{
     events::{
         append,
@@ -18,15 +19,6 @@ use crate::{
     },
     model_path::chain,
 };
-
-/// When to come back after something that usually passes soon.
-const SOON: Duration = Duration::from_secs(1);
-
-fn again(code: Code, reason: &'static str, message: impl Into<String>) -> Status {
-    let mut details = ErrorDetails::with_error_info(reason, status::DOMAIN, HashMap::new());
-    details.set_retry_info(Some(SOON));
-    Status::with_error_details(code, message, details)
-}
 
 pub(super) fn shutting_down() -> Status {
     again(Code::Unavailable, "SHUTTING_DOWN", "the server is shutting down: resume elsewhere or later")
@@ -93,14 +85,33 @@ pub(super) fn append(failure: &append::Failure, expected: Expected) -> Status {
     }
 }
 
-pub(super) fn not_parked() -> Status {
-    status::plain(Code::NotFound, "NOT_PARKED", "no event is parked under this number")
+pub(super) fn not_parked(message: &str) -> Status {
+    status::plain(Code::NotFound, "NOT_PARKED", message)
 }
 
-/// A decision about a read model that is recorded and not carried out yet.
-pub(super) fn rebuilding() -> Status {
-    let message = "it is recorded; the read model is still being folded anew: list again to see when it is done";
+/// The read model is being folded anew, and what is asked has to wait for that.
+pub(super) fn rebuilding(message: &str) -> Status {
     status::plain(Code::DeadlineExceeded, "REBUILDING", message)
+}
+
+/// A decision about a read model that is recorded and not carried out by this node.
+pub(super) fn not_carried_out(why: &WaitError) -> Status {
+    let (code, reason, message) = match why {
+        WaitError::TimedOut { .. } => {
+            let message =
+                "it is recorded; the read model is still being folded anew: list again to see when it is done";
+            return rebuilding(message);
+        }
+        WaitError::NotRebuilt { .. } => (
+            Code::Internal,
+            "NOT_REBUILT",
+            "it is recorded; this node could not fold the log anew and its log lines say why: mend that and redrive",
+        ),
+        WaitError::Stopped { .. } => {
+            (Code::Unavailable, "READ_MODEL_STOPPED", "it is recorded; the read model of this node has stopped")
+        }
+    };
+    status::plain(code, reason, message)
 }
 
 /// A command of a group that was not carried out.

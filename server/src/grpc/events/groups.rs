@@ -204,6 +204,7 @@ impl Events {
         request: Request<Streaming<pb::ConsumeRequest>>,
     ) -> Answer<Answers<pb::ConsumeResponse>> {
         let (metadata, _, mut asked) = request.into_parts();
+        self.must_be_meant(&metadata)?;
         let who = self.who(&metadata).await?;
         let first = timeout(START_WAIT, asked.message()).await;
         let first = first.map_err(|_| status::plain(Code::DeadlineExceeded, "NO_START", "no first message came"))??;

@@ -8,13 +8,16 @@ use std::{collections::BTreeSet, time::Duration};
 use actors_core::region::Region;
 use actors_shell::{Ask, Decided};
 use events_journal::ReadError;
-use events_model::{CommitId, Position, StreamId, group::Place, region::Command};
+use events_model::{CommitId, Position, StreamId, envelope::EVENTS_PER_COMMIT_MAX, group::Place, region::Command};
 use projections::ParkedEvent;
 use proto::events::v1 as pb;
 use tonic::{Code, Response, Status};
 
 use super::{Answer, Events, access::Who, errors, status};
-use crate::{events::convert, platform::Model};
+use crate::{
+    events::convert,
+    platform::{Decision, Model},
+};
 
 /// Longest wait for a decision to be carried out by this node.
 const DECIDED_WAIT: Duration = Duration::from_secs(20);
@@ -61,7 +64,7 @@ impl Events {
     pub(super) async fn show_of_model(&self, model: Model, number: u64) -> Answer<pb::GetParkedResponse> {
         let at = Position(number);
         let (found, _) = self.app.projections.parked_of(model, usize::MAX, |event| event.position == at);
-        let first = found.first().ok_or_else(errors::not_parked)?;
+        let first = found.first().ok_or_else(|| errors::not_parked("no event is parked under this number"))?;
         let parked = Some(message(model, first));
         let indexes: Vec<_> = found.iter().map(|event| event.index).collect();
         let read = move |log: &dyn events_journal::EventLog| match convert::events_at(log, at, &indexes) {
@@ -80,21 +83,18 @@ impl Events {
         numbers: Vec<u64>,
     ) -> Answer<pb::ReplayParkedResponse> {
         let wanted: BTreeSet<u64> = numbers.into_iter().collect();
-        let is_wanted = |event: &ParkedEvent| wanted.is_empty() || wanted.contains(&event.position.0);
         let projections = &self.app.projections;
-        let (before, count) = projections.parked_of(model, usize::MAX, is_wanted);
-        if before.is_empty() {
-            return Err(errors::not_parked());
-        }
+        let (before, count) = projections.places_of(model, &wanted, 1);
+        must_all_be_parked(&wanted, &before, count)?;
         let decided = self.decide(who, Command::RedriveReadModel { read_model: model.name().to_owned() }).await?;
-        let waited = projections.wait_decided(model, decided.position, DECIDED_WAIT).await;
-        waited.map_err(|_| errors::rebuilding())?;
-        let (after, parked) = projections.parked_of(model, usize::MAX, is_wanted);
+        let waited = projections.wait_decided((model, Decision::Redrive), decided.position, DECIDED_WAIT).await;
+        waited.map_err(|why| errors::not_carried_out(&why))?;
+        let (after, parked) = projections.places_of(model, &wanted, 1);
         let redriven = if wanted.is_empty() {
             count.saturating_sub(parked)
         } else {
-            let left: BTreeSet<_> = after.iter().map(ParkedEvent::place).collect();
-            before.iter().filter(|event| !left.contains(&event.place())).count() as u64
+            let left: BTreeSet<_> = after.into_iter().collect();
+            before.iter().filter(|place| !left.contains(place)).count() as u64
         };
         let redriven = u32::try_from(redriven).unwrap_or(u32::MAX);
         Ok(Response::new(pb::ReplayParkedResponse { redriven, parked }))
@@ -108,19 +108,22 @@ impl Events {
         reason: String,
     ) -> Answer<pb::DropParkedResponse> {
         let wanted: BTreeSet<u64> = numbers.into_iter().collect();
-        let is_wanted = |event: &ParkedEvent| wanted.is_empty() || wanted.contains(&event.position.0);
         let most = usize::try_from(limit).unwrap_or(usize::MAX);
-        let (found, _) = self.app.projections.parked_of(model, most, is_wanted);
-        if found.is_empty() {
-            return Err(errors::not_parked());
+        // A commit that the limit would cut is seen whole.
+        let first = most.saturating_add(EVENTS_PER_COMMIT_MAX);
+        let (found, count) = self.app.projections.places_of(model, &wanted, first);
+        must_all_be_parked(&wanted, &found, count)?;
+        let (all, places) = (found.len(), batch(found, most));
+        if !wanted.is_empty() && places.len() < all {
+            let why = format!("they name {all} parked events, more than the {most} of a batch: name fewer");
+            return Err(status::invalid("numbers", why));
         }
-        let places = found.iter().map(ParkedEvent::place).collect();
+        let dropped = u32::try_from(places.len()).unwrap_or(u32::MAX);
         let command = Command::DropFromReadModel { read_model: model.name().to_owned(), places, reason };
         let decided = self.decide(who, command).await?;
-        let waited = self.app.projections.wait_decided(model, decided.position, DECIDED_WAIT).await;
-        waited.map_err(|_| errors::rebuilding())?;
+        let waited = self.app.projections.wait_decided((model, Decision::Drop), decided.position, DECIDED_WAIT).await;
+        waited.map_err(|why| errors::not_carried_out(&why))?;
         let (_, parked) = self.app.projections.parked_of(model, 0, |_| false);
-        let dropped = u32::try_from(found.len()).unwrap_or(u32::MAX);
         Ok(Response::new(pb::DropParkedResponse { dropped, parked }))
     }
 
@@ -147,6 +150,28 @@ impl Events {
     }
 }
 
+/// Every number names something that is parked; without numbers there is something at all.
+fn must_all_be_parked(wanted: &BTreeSet<u64>, found: &[Place], count: u64) -> Result<(), Status> {
+    let found: BTreeSet<u64> = found.iter().map(|place| place.position.0).collect();
+    match wanted.difference(&found).next() {
+        Some(number) => Err(errors::not_parked(&format!("no event is parked under the number {number}"))),
+        // There are more than places are known of, and all of those were given up.
+        None if found.is_empty() && count > 0 => Err(errors::rebuilding("the next ones are being looked for")),
+        None if found.is_empty() => Err(errors::not_parked("nothing is parked")),
+        None => Ok(()),
+    }
+}
+
+/// The first places, of whole commits: at most so many, but always the first commit.
+fn batch(mut places: Vec<Place>, most: usize) -> Vec<Place> {
+    let of = |place: Option<&Place>| place.map(|place| place.position);
+    if let Some(cut) = of(places.get(most)) {
+        let is_first = of(places.first()) == Some(cut);
+        places.retain(|place| if is_first { place.position == cut } else { place.position < cut });
+    }
+    places
+}
+
 fn message(model: Model, event: &ParkedEvent) -> pb::Parked {
     pb::Parked {
         number: event.position.0,
@@ -158,5 +183,19 @@ fn message(model: Model, event: &ParkedEvent) -> pb::Parked {
         attempts: event.attempts,
         consumer_version: model.version().to_string(),
         parked_at_us: event.recorded_at.0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_cuts_no_commit_and_takes_the_first_one_whole() {
+        let place = |(position, index)| Place { position: Position(position), index };
+        let places = [(1, 0), (1, 3), (1, 4), (2, 0), (3, 0), (3, 1)].map(place).to_vec();
+        for (most, taken) in [(1, 3), (2, 3), (3, 3), (4, 4), (5, 4), (6, 6), (7, 6)] {
+            assert_eq!(batch(places.clone(), most), places[..taken], "{most}");
+        }
     }
 }

@@ -69,7 +69,7 @@ impl Events {
         let before = asked.number.checked_sub(1).ok_or_else(|| status::invalid("number", "must be at least 1"))?;
         let (held, _) = self.held(&group, before, 1).await?;
         let Some(held) = held.into_iter().find(|held| held.number == asked.number) else {
-            return Err(errors::not_parked());
+            return Err(errors::not_parked("no event is parked under this number"));
         };
         let shown =
             self.look(move |log| Ok((describe(log, &group, &[held])?, convert::event_at(log, held.place)?))).await?;

@@ -1,7 +1,7 @@
 //! Consumers of groups that another node decides for: their stream goes on to that node.
 //!
 //! Invariants: the deciding node finds out itself who asks, by the caller's own credential, and never relays again; a
-//! relay holds no more than the two connections' windows, so the client's pace is the pace of the deliveries; however it
+//! relay says which run of which node is meant, and whoever else is reached at its address answers nothing; a relay holds no more than the two connections' windows, so the client's pace is the pace of the deliveries; however it
 //! ends, the client hears of it, and when to come back. Each consumer has a connection of its own, so that a slow one
 //! fills nobody else's window. Deliberately absent: going on by itself when the group moves to another node. What the
 //! consumer holds then belongs to the node that is gone, and only the consumer knows how far it is with it.
@@ -22,7 +22,7 @@ use tonic::{
 use super::{Answer, Answers, Events, errors};
 use crate::{cluster::Cluster, events::share::Place};
 
-/// Says that another node has relayed the call already.
+/// Says that another node has relayed the call already, and which run of which node it means.
 const RELAYED: &str = "freehold-relayed";
 /// Longest wait for a connection to another node.
 const CONNECT_WAIT: Duration = Duration::from_secs(2);
@@ -40,9 +40,24 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 pub(super) struct Elsewhere {
     cluster: Arc<Cluster>,
     owner: Owner,
+    /// Its run, as that one calls itself.
+    run: AsciiMetadataValue,
 }
 
 impl Events {
+    /// Refuses what was relayed to another node than this one: its address leads here.
+    pub(super) fn must_be_meant(&self, metadata: &MetadataMap) -> Result<(), Status> {
+        let Some(meant) = metadata.get(RELAYED) else { return Ok(()) };
+        let this = self.app.cluster.as_ref().map(|cluster| cluster.served_by()).unwrap_or_default();
+        if meant.as_encoded_bytes() == this.as_bytes() {
+            return Ok(());
+        }
+        let meant = meant.to_str().unwrap_or_default();
+        tracing::warn!(meant, this, "a consumer of another node was relayed here, look at grpc.advertise of both");
+        let (node, _) = meant.split_once('/').unwrap_or((meant, ""));
+        Err(errors::unreachable(node))
+    }
+
     /// The other node that decides for a group; `None` = this one does, or at the moment nobody.
     pub(super) fn elsewhere(&self, group: &StreamId, metadata: &MetadataMap) -> Option<Elsewhere> {
         let cluster = self.app.cluster.clone()?;
@@ -50,7 +65,9 @@ impl Events {
             return None;
         }
         let owner = cluster.owner_of(group).filter(|owner| owner.node != cluster.node())?;
-        Some(Elsewhere { cluster, owner })
+        let node = cluster.nodes().into_iter().find(|node| node.name == owner.node)?;
+        let run = AsciiMetadataValue::try_from(format!("{}/{}", node.name, node.incarnation)).ok()?;
+        Some(Elsewhere { cluster, owner, run })
     }
 
     /// Consumes at the node that decides, for a caller who is connected to this one.
@@ -82,7 +99,7 @@ impl Events {
         if let Some(credential) = metadata.get("authorization") {
             request.metadata_mut().insert("authorization", credential.clone());
         }
-        request.metadata_mut().insert(RELAYED, AsciiMetadataValue::from_static("1"));
+        request.metadata_mut().insert(RELAYED, to.run.clone());
         let mut client = EventsClient::new(channel);
         let answered = timeout(ANSWER_WAIT, client.consume(request)).await.map_err(|_| unreachable())?;
         let deliveries = answered.map_err(|status| said(&status, &to.owner.node))?.into_inner();
@@ -120,7 +137,7 @@ struct Relay {
 impl Relay {
     async fn next(&mut self) -> Result<Option<pb::ConsumeResponse>, Status> {
         let drain = &self.events.app.path.parts().stop.drain;
-        let Elsewhere { cluster, owner } = &self.to;
+        let Elsewhere { cluster, owner, .. } = &self.to;
         // One future over all turns: half a message must not be lost.
         let mut next = pin!(self.deliveries.message());
         loop {
