@@ -107,11 +107,7 @@ impl Platform {
         let http_address = address("HTTP", &ports.http, config.http.listen)?;
         let grpc_address = address("gRPC", &ports.grpc, config.grpc.listen)?;
         let (doors, joined) = if config.cluster.is_on() {
-            // Other nodes are told where it listens, not what was asked for.
-            let at = match config.grpc.advertise.as_str() {
-                "" => grpc_address.to_string(),
-                advertise => advertise.to_owned(),
-            };
+            let at = node::advertised(&config, grpc_address);
             let (doors, joined) = node::join(&mut ground, &config, (ports, at), (&metrics, show)).await?;
             (doors, Some(joined))
         } else {

@@ -283,12 +283,15 @@ impl JetStreamLog {
     /// Waits until the replica has everything that the stream's leader has at this moment.
     ///
     /// # Errors
-    /// The leader does not answer.
+    /// The leader does not answer, or this node does not follow any more.
     pub async fn reach_head(&self) -> Result<(), ApiError> {
         let head = self.core.leader.info().await?.state.last_sequence;
         self.core.seen_head(head);
-        self.core.wait_applied(head).await;
-        Ok(())
+        let reached = self.core.stop.run_until_cancelled(self.core.wait_applied(head)).await;
+        reached.ok_or_else(|| ApiError::Broken {
+            subject: self.core.leader.stream.clone(),
+            reason: "this node does not follow the log any more".to_owned(),
+        })
     }
 
     /// The stream sequence behind which this node began to follow when it was opened.

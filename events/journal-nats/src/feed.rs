@@ -57,12 +57,12 @@ impl Ahead {
     /// differ, which is seen when they are checked.
     fn submit(&mut self, core: &Core, health: &watch::Receiver<Health>) {
         self.answers.clear();
-        let submit = |commit: &Bytes| {
-            if health.has_changed().unwrap_or(true) {
-                Receipt::ready(Err(AppendError::Refused(Refusal::Disk("the replica failed before".to_owned()))))
-            } else {
-                core.replica.append_recorded(commit.clone())
-            }
+        let refused = |refusal| Receipt::ready(Err(AppendError::Refused(refusal)));
+        let submit = |commit: &Bytes| match health.has_changed() {
+            Ok(false) => core.replica.append_recorded(commit.clone()),
+            Ok(true) => refused(Refusal::Disk("the replica failed before".to_owned())),
+            // Its writer is gone for good.
+            Err(_) => refused(Refusal::Closed),
         };
         self.receipts = self.commits.iter().map(submit).collect();
     }

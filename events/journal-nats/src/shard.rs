@@ -46,6 +46,8 @@ struct State {
     takes: u64,
     /// Set for good: the engine was closed or its follower stopped.
     ended: Option<Refusal>,
+    /// Nobody brings anything to its end any more.
+    is_over: bool,
     /// Come while the shard is being taken.
     waiting: VecDeque<Waiting>,
     /// Groups to be published; the last one takes what comes.
@@ -108,6 +110,7 @@ impl Shard {
             phase: Phase::Idle,
             takes: 0,
             ended: None,
+            is_over: false,
             waiting: VecDeque::new(),
             forming: VecDeque::new(),
             is_flying: false,
@@ -321,10 +324,16 @@ impl Shard {
         let mut state = self.state.lock();
         state.is_flying = false;
         state.sent.push_back((sequence, group));
+        let is_over = state.is_over;
         self.finish_release(&mut state);
         drop(state);
         // Read behind the lock: either the follower sees the group there, or it has told of the sequence before.
-        self.finish(*applied.borrow(), None);
+        let applied = *applied.borrow();
+        self.finish(applied, None);
+        if is_over {
+            // Whoever is let go of is answered `Unknown`.
+            drop(std::mem::take(&mut self.state.lock().sent));
+        }
     }
 
     /// Answers everybody whose group the replica shows, which has everything up to this sequence; `first` is the
@@ -398,6 +407,7 @@ impl Shard {
     pub(crate) fn end(&self, refusal: &Refusal) {
         let mut state = self.state.lock();
         state.ended.get_or_insert_with(|| refusal.clone());
+        state.is_over = true;
         let (waiting, forming) = (std::mem::take(&mut state.waiting), std::mem::take(&mut state.forming));
         let sent = std::mem::take(&mut state.sent);
         self.set_phase(&mut state, Phase::Idle);

@@ -1,7 +1,7 @@
 //! How a process becomes a node of a region: it opens the region's log, catches up with it, takes over what all nodes
 //! share, and takes part in the leases. Until all of that is done, HTTP says how far it is and gRPC that it starts.
 
-use std::{io, sync::Arc};
+use std::{io, net::SocketAddr, sync::Arc};
 
 use actors_shell::LiveClock;
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle, time::timeout};
@@ -111,6 +111,14 @@ fn twins(listener: TcpListener) -> io::Result<(TcpListener, TcpListener)> {
     let listener = listener.into_std()?;
     let twin = listener.try_clone()?;
     Ok((TcpListener::from_std(listener)?, TcpListener::from_std(twin)?))
+}
+
+/// Where other nodes reach this one: they are told where it listens, not what was asked for.
+pub(super) fn advertised(config: &Config, listens: SocketAddr) -> String {
+    match config.grpc.advertise.as_str() {
+        "" => listens.to_string(),
+        advertise => advertise.to_owned(),
+    }
 }
 
 /// Makes this process a node, which others reach at this address: the log is the region's, its local store a replica of

@@ -56,7 +56,7 @@ impl Look {
     pub(crate) async fn nodes(&self) -> Result<BTreeMap<String, (u64, NodeRecord)>, Error> {
         let mut nodes = BTreeMap::new();
         let mut after = 0;
-        while let Some(found) = self.0.poll(after).await.map_err(|_| self.0.unread())? {
+        while let Some(found) = self.0.poll(after, 1).await.map_err(|_| self.0.unread())?.pop() {
             after = found.revision;
             if let (Key::Node(name), Some(Value::Node(record))) = (found.key, found.value) {
                 nodes.insert(name, (found.revision, record));

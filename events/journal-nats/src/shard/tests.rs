@@ -88,3 +88,14 @@ fn every_take_reads_the_end_again_behind_what_was_accepted() {
         drop(waits);
     }
 }
+
+#[test]
+fn a_group_that_is_acknowledged_after_the_end_is_answered_all_the_same() {
+    let shard = owned();
+    let sent = push(&shard, 1);
+    let group = flying(&shard);
+    shard.end(&Refusal::Closed);
+    let (_applied, seen) = watch::channel(0);
+    shard.sent(group, 1, &seen);
+    assert_eq!(outcome_of(sent), events_journal::Outcome::Unknown);
+}
