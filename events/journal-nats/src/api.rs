@@ -159,7 +159,12 @@ impl Leader {
                         asked.push(self.get(json!({ "seq": NO_SEQUENCE }), READ_WAIT));
                     }
                 }
-                Some(Ok(_)) = asked.next() => return,
+                // Those that came to nothing are not waited for one by one: an answer may lie behind them.
+                Some(answer) = asked.next() => {
+                    if answer.is_ok() {
+                        return;
+                    }
+                }
             }
         }
     }
