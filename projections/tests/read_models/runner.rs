@@ -319,44 +319,56 @@ fn a_position_that_does_not_come_is_waited_for_in_vain_and_a_closed_log_ends_the
     assert_eq!(waited, (Err(WaitError::TimedOut { wanted, reached }), Err(WaitError::Stopped { wanted, reached })));
 }
 
-/// A log that cannot be read at some positions.
+/// A log that cannot be read at some positions, or grows with each read.
 #[derive(Debug)]
-struct Damaged(Arc<MemoryLog>, Mutex<RangeInclusive<u64>>);
+pub(crate) struct Odd {
+    pub(crate) log: Arc<MemoryLog>,
+    pub(crate) damaged: Mutex<RangeInclusive<u64>>,
+    pub(crate) grows: Option<Mutex<Book>>,
+}
 
-impl EventLog for Damaged {
+fn damaged(book: &Book, damaged: RangeInclusive<u64>) -> Arc<Odd> {
+    Arc::new(Odd { log: Arc::clone(&book.log), damaged: Mutex::new(damaged), grows: None })
+}
+
+impl EventLog for Odd {
     fn append(&self, expected: Version, commit: Commit) -> Receipt {
-        self.0.append(expected, commit)
+        self.log.append(expected, commit)
     }
 
     fn read_stream(&self, s: &StreamId, f: Version, d: Direction, limit: usize) -> Result<Vec<Recorded>, ReadError> {
-        self.0.read_stream(s, f, d, limit)
+        self.log.read_stream(s, f, d, limit)
     }
 
     fn read_log(&self, from: Position, d: Direction, filter: &Filter, limit: usize) -> Result<Page, ReadError> {
-        if self.1.lock().unwrap().contains(&from.0) {
+        if self.damaged.lock().unwrap().contains(&from.0) {
             return Err(ReadError::Corrupt { file: "segment".to_owned(), offset: 7, reason: "test".to_owned() });
         }
-        self.0.read_log(from, d, filter, limit)
+        let page = self.log.read_log(from, d, filter, limit);
+        if let Some(book) = &self.grows {
+            book.lock().unwrap().write(&tenant("grows"), &[resumed()]);
+        }
+        page
     }
 
     fn read_episode(&self, episode: EpisodeId, limit: usize) -> Result<Vec<Recorded>, ReadError> {
-        self.0.read_episode(episode, limit)
+        self.log.read_episode(episode, limit)
     }
 
     fn find_commit(&self, stream: &StreamId, id: &CommitId) -> Result<Option<Recorded>, ReadError> {
-        self.0.find_commit(stream, id)
+        self.log.find_commit(stream, id)
     }
 
     fn head(&self, stream: &StreamId) -> Result<Version, ReadError> {
-        self.0.head(stream)
+        self.log.head(stream)
     }
 
     fn watch_head(&self) -> watch::Receiver<Position> {
-        self.0.watch_head()
+        self.log.watch_head()
     }
 
     fn watch_health(&self) -> watch::Receiver<Health> {
-        self.0.watch_health()
+        self.log.watch_health()
     }
 }
 
@@ -364,7 +376,7 @@ impl EventLog for Damaged {
 fn a_damaged_log_ends_the_run_with_its_place_and_what_was_read_stays_readable() {
     let mut book = Book::default();
     write(&mut book, 1_000);
-    let damaged = Arc::new(Damaged(Arc::clone(&book.log), Mutex::new(513..=u64::MAX)));
+    let damaged = damaged(&book, 513..=u64::MAX);
     let (result, _, state) =
         while_running::<Count<false>, _>(damaged, book.log.clone_store(), Options::default(), |reader| async move {
             assert!(reader.wait_for(Position(1_000), WAIT_MAX).await.is_err());
@@ -380,7 +392,7 @@ fn a_damaged_old_part_of_the_log_leaves_the_live_fold_as_it_is_and_is_tried_agai
     book.write(&tenant("acme"), &[resumed(), Event::TenantSuspended { reason: String::new(), at: NOON }]);
     write(&mut book, 1_000);
     assert_eq!(catch_up::<Count<false>>(&book).0, 2_001);
-    let damaged = Arc::new(Damaged(Arc::clone(&book.log), Mutex::new(1..=600)));
+    let damaged = damaged(&book, 1..=600);
     let (port, store) = (Arc::clone(&damaged), book.log.clone_store());
     let (result, _, ()) = while_running::<Count<false>, _>(port, store, Options::default(), |reader| async move {
         let reached = Position(1_001);
@@ -389,7 +401,7 @@ fn a_damaged_old_part_of_the_log_leaves_the_live_fold_as_it_is_and_is_tried_agai
         let position = book.write(&tenant("acme"), &[resumed()]);
         reader.wait_for(position, WAIT_MAX).await.unwrap();
         assert_eq!((reader.read(|state, _| *state), reader.parked().count), (2_002, 1));
-        *damaged.1.lock().unwrap() = 0..=0;
+        *damaged.damaged.lock().unwrap() = 0..=0;
         let redriven = region::Event::ReadModelRedriven { read_model: "count".to_owned(), at: NOON };
         let position = book.write_stream(&StreamId::new("region/local").unwrap(), vec![redriven.to_payload()]);
         reader.wait_for(position, WAIT_MAX).await.unwrap();
