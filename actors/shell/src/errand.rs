@@ -20,6 +20,8 @@ pub enum Attempt<T> {
     Done(T),
     /// This attempt did nothing: the answer, unless an earlier one may have done it.
     Refused(T),
+    /// The same, and another attempt would be told the same.
+    Denied(T),
     /// Certainly nothing was done, and another attempt may do it.
     Nothing,
     /// It may have been done.
@@ -70,7 +72,9 @@ pub async fn bring<E: Errand>(
         };
         match attempt {
             Attempt::Done(answer) => return Ok(answer),
-            Attempt::Refused(answer) if !perhaps => return Ok(answer),
+            Attempt::Refused(answer) | Attempt::Denied(answer) if !perhaps => return Ok(answer),
+            // What an earlier attempt may yet do cannot be waited for: whoever got it may stand still for any time.
+            Attempt::Denied(_) => return Err(NoReply::Late),
             Attempt::Refused(_) => debug!(%stream, "asked again, for an earlier attempt may have done it"),
             Attempt::Nothing => {}
             Attempt::Perhaps => perhaps = true,

@@ -238,7 +238,8 @@ impl<D: Decider> Errand for Asking<'_, D> {
             }
             Ok(Ok(decided)) => Attempt::Done(Ok(Ok(decided))),
             // A former owner that had decided it, and stood still, may publish that yet.
-            refused => Attempt::Refused(refused),
+            Ok(Err(rejected)) => Attempt::Denied(Ok(Err(rejected))),
+            Err(unavailable) => Attempt::Refused(Err(unavailable)),
         }
     }
 
@@ -257,7 +258,7 @@ impl<D: Decider> Errand for Asking<'_, D> {
                 until_here(self.handle.log(), position, deadline).await;
                 Attempt::Done(Ok(Ok(Decided { events, effects, position, version, recorded_at, view, duplicate })))
             }
-            Ok(Reply::Rejected { rejection, view }) => Attempt::Refused(Ok(Err(Rejected { rejection, view }))),
+            Ok(Reply::Rejected { rejection, view }) => Attempt::Denied(Ok(Err(Rejected { rejection, view }))),
             Ok(Reply::Elsewhere) => Attempt::Nothing,
             Ok(Reply::Busy { retry_after }) => Attempt::Refused(Err(Unavailable::Overloaded { retry_after })),
             Ok(Reply::Unknown) | Err(_) => Attempt::Perhaps,

@@ -94,7 +94,7 @@ impl Errand for Appending<'_> {
                 Attempt::Refused(Err(Failure::Append(error)))
             }
             // What a former owner had taken in may be written yet.
-            Err(Failure::Conflict { actual }) => Attempt::Refused(Err(Failure::Conflict { actual })),
+            Err(Failure::Conflict { actual }) => Attempt::Denied(Err(Failure::Conflict { actual })),
             result => Attempt::Done(result),
         }
     }
@@ -106,7 +106,7 @@ impl Errand for Appending<'_> {
                 until_here(self.log, position, deadline).await;
                 Attempt::Done(Ok(Appended { position, version: Version(version), duplicate }))
             }
-            Reply::Conflict { actual } => Attempt::Refused(Err(Failure::Conflict { actual: Version(actual) })),
+            Reply::Conflict { actual } => Attempt::Denied(Err(Failure::Conflict { actual: Version(actual) })),
             Reply::Invalid { reason } => {
                 let commit_id = self.commit.commit_id.clone();
                 Attempt::Done(Err(Failure::Append(AppendError::Invalid { commit_id, reason })))
