@@ -8,7 +8,7 @@ use events_model::{
 };
 
 use super::{
-    definition::{Join, Kind, StepIndex},
+    definition::{Kind, StepIndex},
     parse,
     request::Request,
     state::{
@@ -21,6 +21,8 @@ use super::{
 pub const TIMEOUT: &str = "timeout";
 /// What a failure is called whose attempt did its work, with an outcome that cannot be kept.
 pub(super) const UNUSABLE: &str = "outcome_unusable";
+/// Why a saga stands still whose definition this server cannot read.
+pub const UNREADABLE: &str = "definition";
 
 impl State {
     /// Folds one event.
@@ -32,14 +34,21 @@ impl State {
     }
 
     fn fold(&mut self, event: &Event) {
+        // Without its definition nothing of a saga can be told but its end.
+        if self.definition.is_none() && !matches!(event, Event::Started { .. }) {
+            return self.fold_unread(event);
+        }
         match event {
             Event::Started { stream, definition, input, budget, deadline, seed, parent, prices, at } => {
-                self.definition = parse::load(definition).ok().map(|read| Shared(Arc::new(read)));
                 self.stream = Some(stream.clone());
                 (self.input, self.budget, self.deadline) = (input.clone(), *budget, *deadline);
                 (self.seed, self.started_at, self.changed_at) = (*seed, *at, *at);
                 (self.parent, self.prices) = (parent.clone(), prices.clone());
                 self.phase = Phase::Running;
+                match parse::load(definition) {
+                    Ok(read) => self.definition = Some(Shared(Arc::new(read))),
+                    Err(fault) => return self.unread(&fault.message),
+                }
                 self.frames.insert(StepPath::default(), frame(0, Vec::new()));
             }
             Event::StepStarted { path, attempt, request, reserved, deadline, at } => {
@@ -103,6 +112,23 @@ impl State {
         }
     }
 
+    /// This server cannot read the definition: it stands still until one that can runs it.
+    fn unread(&mut self, message: &str) {
+        let (kind, message) = (UNREADABLE.to_owned(), message.to_owned());
+        let failure = (kind.clone(), message.clone());
+        self.definition = None;
+        self.phase = Phase::NeedsOperator { cause: Cause::Operator, path: StepPath::default(), kind, message, failure };
+    }
+
+    fn fold_unread(&mut self, event: &Event) {
+        if matches!(
+            event,
+            Event::Completed { .. } | Event::Failed { .. } | Event::Unwound { .. } | Event::Cancelled { .. }
+        ) {
+            self.fold_end(event);
+        }
+    }
+
     /// What happens to a saga that is undone, ended or in an operator's hands.
     fn fold_end(&mut self, event: &Event) {
         match event {
@@ -142,8 +168,9 @@ impl State {
             Event::Cancelled { reason, at } => self.end(Phase::Cancelled { reason: reason.clone() }, *at),
             Event::Migrated { definition, at } => {
                 self.changed_at = *at;
-                if let Ok(read) = parse::load(definition) {
-                    self.migrate(read);
+                match parse::load(definition) {
+                    Ok(read) => self.migrate(read),
+                    Err(fault) => self.unread(&fault.message),
                 }
             }
             Event::OutcomeIgnored { at, .. } => self.changed_at = *at,
@@ -437,39 +464,6 @@ impl State {
         for path in dropped {
             self.settle(&path, NanoUsd(0));
         }
-    }
-
-    /// Whether a `parallel` or `choice` is over, and with what.
-    pub(super) fn joined(&self, kind: &Kind, count: u32, ended: &BTreeMap<u32, Json>) -> Option<Json> {
-        let all = u32::try_from(ended.len()).is_ok_and(|ended| ended >= count);
-        let list = || {
-            let parts: Vec<&str> = ended.values().map(|json| json.as_str()).collect();
-            Json::from(format!("[{}]", parts.join(",")))
-        };
-        let first = || ended.values().next().cloned().unwrap_or_else(|| "null".into());
-        match kind {
-            Kind::Parallel { join: Join::Any, .. } => (!ended.is_empty()).then(first),
-            Kind::Choice { .. } => all.then(first),
-            Kind::Parallel { join: Join::All, .. } | Kind::Each { .. } => all.then(list),
-            Kind::Model { .. }
-            | Kind::Http { .. }
-            | Kind::Append { .. }
-            | Kind::Notify { .. }
-            | Kind::Approve { .. }
-            | Kind::Wait(_)
-            | Kind::Signal { .. }
-            | Kind::Saga { .. }
-            | Kind::Set { .. }
-            | Kind::Fail { .. } => None,
-        }
-    }
-
-    /// Finds every cursor its place in another version of the definition; `decide` made sure that there is one.
-    fn migrate(&mut self, new: super::definition::Definition) {
-        let Some(old) = self.definition().cloned() else { return };
-        let Some(places) = super::migrate::places(self, &old, &new) else { return };
-        places.apply(self);
-        self.definition = Some(Shared(Arc::new(new)));
     }
 }
 

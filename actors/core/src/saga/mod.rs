@@ -36,8 +36,8 @@ use serde::{Deserialize, Serialize};
 pub use self::{
     check::cycle,
     draft::{BYTES_MAX, EVENTS_MAX, TIMEOUT_DEFAULT},
-    evolve::TIMEOUT,
-    parse::{load, parse},
+    evolve::{TIMEOUT, UNREADABLE},
+    parse::{FORM, load, parse},
     render::{EXPRESSION, MESSAGE_BYTES_MAX},
     request::{Effect, Request},
     state::{Phase, State},
@@ -225,9 +225,11 @@ pub fn episode(state: &State) -> EpisodeId {
 
 /// All that has been asked of the world and not been answered: what a shell runs again after a restart.
 pub fn outstanding(state: &State) -> Vec<Effect> {
+    // What an unreadable definition asked for is asked again by a server that can read it.
     let attempts = state
         .attempts
         .iter()
+        .filter(|_| state.definition.is_some())
         .filter_map(|(path, flying)| effect(state, path, flying.attempt, &flying.request, flying.deadline));
     let mut effects: Vec<_> = attempts.collect();
     if matches!(state.phase, Phase::Unwinding { .. }) {
@@ -321,7 +323,7 @@ fn check_reason(reason: &str) -> Result<(), Rejection> {
 }
 
 fn is_stuck(state: &State, path: &StepPath) -> bool {
-    matches!(&state.phase, Phase::NeedsOperator { path: stuck, .. } if stuck == path)
+    state.definition.is_some() && matches!(&state.phase, Phase::NeedsOperator { path: stuck, .. } if stuck == path)
 }
 
 impl State {
@@ -436,7 +438,9 @@ fn migrate(draft: &mut Draft, definition: &Json) -> Result<(), Rejection> {
         return Err(Rejection::Ended);
     }
     let new = parse::load(definition).map_err(|fault| Rejection::Definition(fault.message))?;
-    let Some(old) = draft.state.definition().cloned() else { return Err(Rejection::NotStarted) };
+    let Some(old) = draft.state.definition().cloned() else {
+        return Err(Rejection::Definition("this server cannot read the saga's own".to_owned()));
+    };
     if old.name != new.name {
         return Err(Rejection::Invalid(format!("the saga runs {}, not {}", old.name, new.name)));
     }

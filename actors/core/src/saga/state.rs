@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize, de};
 use serde_json::Value;
 
 use super::{
-    definition::{BlockIndex, Definition, Kind, StepIndex},
+    definition::{BlockIndex, Definition, Join, Kind, StepIndex},
     parse,
 };
 
@@ -205,7 +205,7 @@ pub struct State {
     pub version: u64,
     /// How far it is.
     pub phase: Phase,
-    /// What it does.
+    /// What it does; `None` before it began, and if this server cannot read it.
     pub definition: Option<Shared>,
     /// Its own stream.
     pub stream: Option<StreamId>,
@@ -331,6 +331,31 @@ impl State {
     /// What is left of the budget.
     pub fn left(&self) -> NanoUsd {
         self.budget.minus(self.spent).minus(self.reserved)
+    }
+
+    /// Whether a `parallel` or `choice` is over, and with what.
+    pub(super) fn joined(&self, kind: &Kind, count: u32, ended: &BTreeMap<u32, Json>) -> Option<Json> {
+        let all = u32::try_from(ended.len()).is_ok_and(|ended| ended >= count);
+        let list = || {
+            let parts: Vec<&str> = ended.values().map(|json| json.as_str()).collect();
+            Json::from(format!("[{}]", parts.join(",")))
+        };
+        let first = || ended.values().next().cloned().unwrap_or_else(|| "null".into());
+        match kind {
+            Kind::Parallel { join: Join::Any, .. } => (!ended.is_empty()).then(first),
+            Kind::Choice { .. } => all.then(first),
+            Kind::Parallel { join: Join::All, .. } | Kind::Each { .. } => all.then(list),
+            Kind::Model { .. }
+            | Kind::Http { .. }
+            | Kind::Append { .. }
+            | Kind::Notify { .. }
+            | Kind::Approve { .. }
+            | Kind::Wait(_)
+            | Kind::Signal { .. }
+            | Kind::Saga { .. }
+            | Kind::Set { .. }
+            | Kind::Fail { .. } => None,
+        }
     }
 
     /// Attempts in flight that undo nothing.

@@ -182,7 +182,7 @@ fn the_canonical_form_is_json_and_says_the_same() {
         definition("input: {b: int, a: string}\nbudget: $1", "- id: x\n  # why\n  set: {z: 1, a: [true, 1.5, null]}\n")
             + "test: {input: {}}\n";
     let read = parse(&text).unwrap();
-    let canonical = r#"{"budget":"$1","definition":"story","input":{"a":"string","b":"int"},"steps":[{"id":"x","set":{"a":[true,1.5,null],"z":1}}],"version":1}"#;
+    let canonical = r#"{"budget":"$1","definition":"story","form":1,"input":{"a":"string","b":"int"},"steps":[{"id":"x","set":{"a":[true,1.5,null],"z":1}}],"version":1}"#;
     assert_eq!(read.canonical.as_str(), canonical);
     assert_eq!(load(&read.canonical).unwrap(), read);
     assert_eq!(parse(canonical).unwrap(), read);

@@ -3,6 +3,7 @@
 
 mod definitions;
 mod examples;
+mod forms;
 mod limits;
 mod properties;
 mod steps;
