@@ -11,9 +11,12 @@ use events_model::{
 use super::{
     draft::{Draft, TIMEOUT_DEFAULT},
     render::{Site, cut},
-    request::Request,
     state::{Attempt, Phase, compensation_path},
 };
+
+/// Most steps that are named to an operator, of those that are undone (the last) and those that are left (the next);
+/// with more, the message says how many there are.
+pub const PATHS_SHOWN_MAX: usize = 100;
 
 impl Draft {
     pub(super) fn advance_unwinding(&mut self) {
@@ -37,7 +40,6 @@ impl Draft {
         match site.request(&undo.kind, &compensation_path(&next.path), attempt) {
             Ok((request, _)) => {
                 let deadline = self.now.after(undo.timeout.unwrap_or(TIMEOUT_DEFAULT));
-                let request = without_budget(request).write();
                 self.push(Event::CompensationStarted { path: next.path, attempt, request, deadline, at: self.now });
             }
             Err((kind, message)) => self.need_operator(&next.path, next.attempts, kind, message),
@@ -83,23 +85,16 @@ impl Draft {
         let (failed, at) = (path.clone(), self.now);
         let (what, said) = (kind.clone(), message.clone());
         self.push(Event::CompensationFailed { path: failed, attempt, kind: what, message: said, at });
-        let compensated = self.state.compensated.clone();
-        let remaining = self.state.done.iter().rev().map(|done| done.path.clone()).collect();
+        let (undone, left) = (self.state.compensated.len(), self.state.done.len());
+        let message = if undone.max(left) > PATHS_SHOWN_MAX {
+            cut(&format!("{undone} steps are undone, {left} are left; {message}"))
+        } else {
+            message
+        };
+        let newest = undone.saturating_sub(PATHS_SHOWN_MAX);
+        let compensated = self.state.compensated.iter().skip(newest).cloned().collect();
+        let remaining = self.state.done.iter().rev().take(PATHS_SHOWN_MAX).map(|done| done.path.clone()).collect();
         self.push(Event::OperatorNeeded { path: path.clone(), kind, message, compensated, remaining, at });
-    }
-}
-
-/// A saga that undoes something spends nothing: its money would be beyond the budget.
-fn without_budget(request: Request) -> Request {
-    match request {
-        Request::Saga { definition, version, input, stream, .. } => {
-            Request::Saga { definition, version, input, budget: NanoUsd(0), stream }
-        }
-        other @ (Request::Model { .. }
-        | Request::Http { .. }
-        | Request::Append { .. }
-        | Request::Notify { .. }
-        | Request::Approve { .. }) => other,
     }
 }
 

@@ -5,7 +5,8 @@
 
 use events_model::{
     DurationUs, NanoUsd, TimestampUs,
-    saga::{Cause, Event, Json, Limit, StepPath},
+    envelope::Stored,
+    saga::{Cause, Command, Event, Json, Limit, StepPath},
 };
 use serde_json::Value;
 
@@ -20,8 +21,14 @@ use super::{
 
 /// Most events of one decision, about.
 pub const EVENTS_MAX: usize = 256;
-/// Most bytes of requests and outcomes of one decision, about: a commit holds 1 MiB.
-pub const BYTES_MAX: usize = 512 * 1024;
+/// Bytes of a decision, its command counted, from which on nothing more is added to it: a commit holds 1 MiB, and what
+/// may follow the last look at this bound is one event of `REQUEST_BYTES_MAX` or a few lists of `PATHS_SHOWN_MAX` paths.
+pub const BYTES_MAX: usize = 768 * 1024;
+/// Largest command, bytes: what a definition, an input and prices need; twice this is within a decision, for the event
+/// may say it again.
+pub const COMMAND_BYTES_MAX: usize = 384 * 1024;
+/// What an event takes in a commit besides its own bytes, at most.
+const EVENT_OVERHEAD_BYTES: usize = 96;
 /// Longest attempt of a step that does not say.
 pub const TIMEOUT_DEFAULT: DurationUs = DurationUs::from_secs(60);
 
@@ -34,47 +41,29 @@ pub(super) struct Draft {
 }
 
 impl Draft {
-    pub(super) fn new(state: &State, now: TimestampUs) -> Self {
-        Self { state: state.clone(), events: Vec::new(), now, bytes: 0 }
+    pub(super) fn new(state: &State, command: &Command, now: TimestampUs) -> Self {
+        Self { state: state.clone(), events: Vec::new(), now, bytes: size(command) }
+    }
+
+    /// Whether the command is larger than any.
+    pub(super) fn is_too_large(&self) -> bool {
+        self.bytes > COMMAND_BYTES_MAX
+    }
+
+    /// Whether another event may be added that is not the last word on the command itself.
+    fn has_room(&self) -> bool {
+        self.events.len() < EVENTS_MAX && self.bytes < BYTES_MAX
     }
 
     pub(super) fn push(&mut self, event: Event) {
-        self.bytes = self.bytes.saturating_add(match &event {
-            Event::StepStarted { request, .. } | Event::CompensationStarted { request, .. } => request.as_str().len(),
-            Event::StepSucceeded { output, .. } | Event::Completed { output, .. } => output.as_str().len(),
-            Event::ItemsFound { items, .. } => items.as_str().len(),
-            Event::SignalReceived { payload, .. } => payload.as_str().len(),
-            Event::Started { .. }
-            | Event::StepSkipped { .. }
-            | Event::AttemptFailed { .. }
-            | Event::StepFailed { .. }
-            | Event::WaitStarted { .. }
-            | Event::WaitEnded { .. }
-            | Event::SignalConsumed { .. }
-            | Event::BranchesStarted { .. }
-            | Event::ItemStarted { .. }
-            | Event::BranchEnded { .. }
-            | Event::Degraded { .. }
-            | Event::LoopCut { .. }
-            | Event::UnwindingStarted { .. }
-            | Event::StepCompensated { .. }
-            | Event::CompensationFailed { .. }
-            | Event::CompensationSkipped { .. }
-            | Event::OperatorNeeded { .. }
-            | Event::StepRetried { .. }
-            | Event::OutcomeIgnored { .. }
-            | Event::Failed { .. }
-            | Event::Unwound { .. }
-            | Event::Cancelled { .. }
-            | Event::Migrated { .. } => 0,
-        });
+        self.bytes = self.bytes.saturating_add(size(&event));
         self.state = std::mem::take(&mut self.state).evolve(&event);
         self.events.push(event);
     }
 
     /// Does all that follows without the world.
     pub(super) fn advance(&mut self) {
-        while self.events.len() < EVENTS_MAX && self.bytes < BYTES_MAX {
+        while self.has_room() {
             let before = self.events.len();
             match self.state.phase {
                 Phase::Running => self.advance_running(),
@@ -218,7 +207,7 @@ impl Draft {
             return self.cut(Limit::Spend);
         }
         let deadline = self.now.after(timeout(step, &step.kind, &self.state, self.now));
-        let (path, request, at) = (path.clone(), request.write(), self.now);
+        let (path, request, at) = (path.clone(), request, self.now);
         self.push(Event::StepStarted { path, attempt, request, reserved, deadline, at });
     }
 
@@ -301,14 +290,14 @@ impl Draft {
             .map(|(path, _)| path.clone())
             .collect();
         for path in late {
-            if self.events.len() >= EVENTS_MAX {
+            if !self.has_room() {
                 return;
             }
             self.time_out(&path);
         }
         let waiting: Vec<StepPath> = self.state.frames.keys().cloned().collect();
         for key in waiting {
-            if self.events.len() >= EVENTS_MAX || self.bytes >= BYTES_MAX {
+            if !self.has_room() {
                 return;
             }
             self.wait_over(&key);
@@ -431,6 +420,11 @@ enum Ready {
     FrameEnd,
     Join(StepPath, Json),
     Item(StepPath, u32),
+}
+
+/// What a command or an event takes in a commit.
+fn size(stored: &impl Stored) -> usize {
+    stored.to_payload().bytes.len().saturating_add(EVENT_OVERHEAD_BYTES)
 }
 
 fn too_large() -> Fault {

@@ -35,10 +35,11 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     check::cycle,
-    draft::{BYTES_MAX, EVENTS_MAX, TIMEOUT_DEFAULT},
+    compensate::PATHS_SHOWN_MAX,
+    draft::{BYTES_MAX, COMMAND_BYTES_MAX, EVENTS_MAX, TIMEOUT_DEFAULT},
     evolve::{TIMEOUT, UNREADABLE},
     parse::{FORM, load, parse},
-    render::{EXPRESSION, MESSAGE_BYTES_MAX},
+    render::{EXPRESSION, MESSAGE_BYTES_MAX, REQUEST_BYTES_MAX},
     request::{Effect, Request},
     state::{Phase, State},
     view::View,
@@ -112,7 +113,10 @@ impl Decider for Saga {
     const VERSION: u32 = 1;
 
     fn decide(state: &State, command: &Command, context: &Context) -> Result<Vec<Event>, Rejection> {
-        let mut draft = Draft::new(state, context.now);
+        let mut draft = Draft::new(state, command, context.now);
+        if draft.is_too_large() {
+            return Err(Rejection::Invalid(format!("a command has at most {COMMAND_BYTES_MAX} bytes")));
+        }
         if let Command::Start(start) = command {
             if !matches!(state.phase, Phase::New) {
                 return Err(Rejection::Exists);

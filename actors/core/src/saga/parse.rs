@@ -41,6 +41,9 @@ pub fn parse(text: &str) -> Result<Definition, Vec<Finding>> {
     let mut reader = Reader::default();
     let definition = definition(&root, &mut reader);
     super::check::check(&definition, &mut reader);
+    if definition.canonical.as_str().len() > tree::DEFINITION_BYTES_MAX {
+        reader.find(root.at, format!("a definition has at most {} bytes as JSON", tree::DEFINITION_BYTES_MAX));
+    }
     if reader.findings.is_empty() {
         return Ok(definition);
     }
@@ -56,7 +59,7 @@ pub fn parse(text: &str) -> Result<Definition, Vec<Finding>> {
 pub fn load(canonical: &Json) -> Result<Definition, Finding> {
     let text = canonical.as_str();
     let fault = |message: String| Finding { at: tree::Place::default(), message };
-    if text.len() > tree::DEFINITION_BYTES_MAX.saturating_mul(2) {
+    if text.len() > tree::DEFINITION_BYTES_MAX {
         return Err(fault("the canonical form is too long".to_owned()));
     }
     let value = serde_json::from_str(text).map_err(|error| fault(error.to_string()))?;

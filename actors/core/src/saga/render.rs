@@ -13,7 +13,7 @@ use super::{
     definition::Kind,
     expression::{Expression, Failure},
     request::Request,
-    state::{Round, State, hash, value},
+    state::{Round, State, compensated_step, hash, value},
     template,
     tree::{Content, Node, compact},
 };
@@ -26,6 +26,8 @@ pub(super) type Fault = (String, String);
 pub const EXPRESSION: &str = "expression";
 /// Longest stored text of a failure, bytes.
 pub const MESSAGE_BYTES_MAX: usize = 2_000;
+/// Largest recorded request, bytes.
+pub const REQUEST_BYTES_MAX: usize = 128 * 1024;
 /// Tokens of a message besides its text, at most.
 const TOKENS_PER_MESSAGE: u64 = 16;
 
@@ -179,8 +181,18 @@ impl Site<'_> {
         }
     }
 
-    /// The request of an action and the most that it may cost.
-    pub(super) fn request(&self, kind: &Kind, key: &StepPath, attempt: u32) -> Result<(Request, NanoUsd), Fault> {
+    /// The request of an action, recorded, and the most that it may cost.
+    pub(super) fn request(&self, kind: &Kind, key: &StepPath, attempt: u32) -> Result<(Json, NanoUsd), Fault> {
+        let (request, cost) = self.asked(kind, key, attempt)?;
+        let request = request.write();
+        if request.as_str().len() > REQUEST_BYTES_MAX {
+            let said = format!("a request has at most {REQUEST_BYTES_MAX} bytes");
+            return Err(("request_too_large".to_owned(), said));
+        }
+        Ok((request, cost))
+    }
+
+    fn asked(&self, kind: &Kind, key: &StepPath, attempt: u32) -> Result<(Request, NanoUsd), Fault> {
         let nothing = NanoUsd(0);
         match kind {
             Kind::Model { model, messages, max_tokens, temperature, tier } => {
@@ -225,7 +237,9 @@ impl Site<'_> {
                 let name = format!("saga/{}/child-{:016x}", self.tenant()?, hash(parts));
                 let stream = StreamId::new(&name).map_err(|error| expression(&error))?;
                 let (definition, version) = (definition.clone(), *version);
-                Ok((Request::Saga { definition, version, input, budget: *budget, stream }, *budget))
+                // A saga that undoes something spends nothing: its money would be beyond the budget.
+                let budget = if compensated_step(key).is_some() { NanoUsd(0) } else { *budget };
+                Ok((Request::Saga { definition, version, input, budget, stream }, budget))
             }
             Kind::Wait(_)
             | Kind::Signal { .. }

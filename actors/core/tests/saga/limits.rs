@@ -2,9 +2,13 @@
 
 use actors_core::{
     Decider as _,
-    saga::{Effect, Request, Saga},
+    saga::{Effect, Rejection, Request, Saga},
 };
-use events_model::{DurationUs, NanoUsd, saga::Command};
+use events_model::{
+    DurationUs, NanoUsd,
+    envelope::Stored as _,
+    saga::{Command, Event},
+};
 
 use crate::story::{Story, definition, start};
 
@@ -184,4 +188,83 @@ fn decisions_are_bounded_and_what_is_left_over_is_due_at_once() {
     }
     assert!(decisions > 10, "{decisions}");
     assert_eq!(story.tell(&Command::Wake), Err(actors_core::saga::Rejection::NothingDue));
+}
+
+/// What the last decision takes in the log, its command with it.
+fn decided(command: &Command, events: &[Event]) -> usize {
+    let events: usize = events.iter().map(|event| event.to_payload().bytes.len()).sum();
+    command.to_payload().bytes.len() + events
+}
+
+/// What a commit holds, less what each of its events takes besides its payload.
+const ROOM: usize = 1024 * 1024 - 64 * 1024;
+
+#[test]
+fn a_start_with_the_largest_definition_and_input_fits_a_commit() {
+    let many: String = (0..500)
+        .map(|n| format!("- id: n{n}\n  notify: {{url: u, body: \"${{input.text}}{}\"}}\n", "y".repeat(400)))
+        .collect();
+    let branches: String = many.lines().map(|line| format!("        {line}\n")).collect();
+    let branches = format!("- id: p\n  parallel:\n    branches:\n      -\n{branches}");
+    let mut begin = start(&definition("input: {text: string}", &branches), "{\"text\":\"\"}");
+    begin.input = format!("{{\"text\":\"{}\"}}", "x".repeat(60_000)).into();
+    let command = Command::Start(Box::new(begin.clone()));
+    let mut story = Story::begin(begin);
+    assert!(decided(&command, &story.events) < ROOM);
+    let huge = Command::Signal { name: "go".to_owned(), payload: "1".repeat(400 * 1024).as_str().into() };
+    assert!(matches!(story.tell(&huge), Err(Rejection::Invalid(_))));
+}
+
+#[test]
+fn a_request_larger_than_the_log_would_take_fails_its_step() {
+    let headers: Vec<_> = (0..40).map(|n| format!("h{n}: \"${{input.text}}\"")).collect();
+    let steps = format!("- id: a\n  http: {{url: u, headers: {{{}}}}}\n", headers.join(", "));
+    let mut begin = start(&definition("input: {text: string}", &steps), "{\"text\":\"\"}");
+    begin.input = format!("{{\"text\":\"{}\"}}", "x".repeat(60_000)).into();
+    Story::begin(begin).then(&[
+        "started",
+        "a failed request_too_large",
+        "unwinding StepFailed",
+        "failed request_too_large",
+    ]);
+}
+
+#[test]
+fn many_requests_begin_in_as_many_decisions_as_they_need() {
+    let steps = "- id: e\n  each:\n    items: input.items\n    in_parallel: 64\n    steps:\n      - id: x\n        \
+                 http: {url: u, body: \"${input.text}\"}\n";
+    let mut begin = start(&definition("input: {items: list, text: string}", steps), "{\"items\":[],\"text\":\"\"}");
+    let items = vec!["1"; 64].join(",");
+    begin.input = format!("{{\"items\":[{items}],\"text\":\"{}\"}}", "x".repeat(60_000)).into();
+    let mut story = Story::begin(begin);
+    let mut decisions = 1;
+    while story.state.attempts.len() < 64 {
+        let before = story.events.len();
+        story.wake_within(DurationUs(0));
+        assert!(decided(&Command::Wake, &story.events[before..]) < ROOM);
+        decisions += 1;
+    }
+    assert!(decisions > 4, "{decisions}");
+}
+
+#[test]
+fn an_operator_is_told_of_some_steps_and_of_how_many_there_are() {
+    let steps = "- id: e\n  each:\n    items: input.items\n    in_parallel: 64\n    steps:\n      - id: x\n        \
+                 http: {url: u}\n        compensate: {retry: {attempts: 1}, http: {url: v}}\n\
+                 - id: f\n  fail: {kind: no, message: no}\n";
+    let items = vec!["1"; 150].join(",");
+    let head = "input: {items: list}\nlimits: {repeats: {window: 2, same: 2}, no_progress_steps: 1000}";
+    let mut story = Story::begin(start(&definition(head, steps), &format!("{{\"items\":[{items}]}}")));
+    let mut count = 0;
+    while let Some(path) = story.state.attempts.keys().next().cloned() {
+        if path.as_str().ends_with("compensate") {
+            break;
+        }
+        story.succeed(path.as_str(), &count.to_string());
+        count += 1;
+    }
+    let path = story.state.attempts.keys().next().unwrap().clone();
+    story.fail(path.as_str(), "http_500");
+    let Some(Event::OperatorNeeded { remaining, message, .. }) = story.events.last() else { panic!() };
+    assert_eq!((remaining.len(), message.contains("150 are left")), (100, true), "{message}");
 }
