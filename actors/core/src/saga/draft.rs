@@ -249,8 +249,13 @@ impl Draft {
 
     /// A step did its work, but what came of it cannot be kept: like after a timeout, it has to be undone.
     pub(super) fn unusable(&mut self, path: &StepPath, message: String, cost: NanoUsd) {
-        let attempt = self.state.attempts.get(path).map_or(0, |flying| flying.attempt);
-        self.fail_step(path, attempt, (UNUSABLE.to_owned(), message), cost);
+        let Some(flying) = self.state.attempts.get(path) else { return };
+        let (path, attempt, kind, at) = (path.clone(), flying.attempt, UNUSABLE.to_owned(), self.now);
+        if flying.abandoned {
+            // Nobody waits for it: it does not decide about the saga.
+            return self.push(Event::StepFailed { path, attempt, kind, message, cost, at });
+        }
+        self.fail_step(&path, attempt, (kind, message), cost);
     }
 
     pub(super) fn fail_step(&mut self, path: &StepPath, attempt: u32, (kind, message): Fault, cost: NanoUsd) {

@@ -268,3 +268,13 @@ fn an_operator_is_told_of_some_steps_and_of_how_many_there_are() {
     let Some(Event::OperatorNeeded { remaining, message, .. }) = story.events.last() else { panic!() };
     assert_eq!((remaining.len(), message.contains("150 are left")), (100, true), "{message}");
 }
+
+#[test]
+fn an_outcome_that_cannot_be_kept_of_a_branch_that_lost_does_not_fail_the_saga() {
+    let steps = "- id: p\n  parallel:\n    join: any\n    branches:\n      - - id: a\n          http: {url: u}\n      \
+                 - - id: b\n          http: {url: u}\n- id: c\n  http: {url: u}\n";
+    let mut story = Story::of("", steps);
+    story.succeed("p[0].a", "1").succeed("p[1].b", &format!("\"{}\"", "x".repeat(70_000))).succeed("c", "3");
+    let told: Vec<_> = story.events.iter().map(crate::story::short).collect();
+    assert!(told.ends_with(&["p[1].b failed outcome_unusable".into(), "c = 3".into(), "completed null".into()]));
+}
