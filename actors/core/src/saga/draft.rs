@@ -15,7 +15,7 @@ use super::{
     evolve::{TIMEOUT, UNUSABLE, path_at},
     limits::{Verdict, judge},
     render::{Fault, Site, cut},
-    state::{Current, OUTPUT_BYTES_MAX, Phase, State, step_path},
+    state::{Current, OUTPUT_BYTES_MAX, OUTPUTS_BYTES_MAX, Phase, State, step_path},
     tree::compact,
 };
 
@@ -97,6 +97,9 @@ impl Draft {
         if output.as_str().len() > OUTPUT_BYTES_MAX {
             return self.fail_step(path, 0, too_large(), NanoUsd(0));
         }
+        if !self.state.has_room_for(&output) {
+            return self.cut(Limit::OutputBytes);
+        }
         let (path, at) = (path.clone(), self.now);
         self.push(Event::StepSucceeded { path, attempt: 0, output, cost: NanoUsd(0), at });
     }
@@ -104,8 +107,11 @@ impl Draft {
     fn complete(&mut self) {
         let site = Site { state: &self.state, rounds: &[], now: self.now };
         let output = self.state.definition().and_then(|read| read.output.as_ref());
-        match output.map_or(Ok(Value::Null), |output| site.render(output)) {
-            Ok(output) => self.push(Event::Completed { output: compact(&output), at: self.now }),
+        let output = output.map_or(Ok(Value::Null), |output| site.render(output)).map(|output| compact(&output));
+        // What is rendered is bounded before its quotes are escaped.
+        let bounded = |output: &Json| output.as_str().len() <= OUTPUT_BYTES_MAX;
+        match output.and_then(|output| bounded(&output).then_some(output).ok_or_else(too_large)) {
+            Ok(output) => self.push(Event::Completed { output, at: self.now }),
             Err((kind, message)) => self.unwind(Cause::StepFailed, StepPath::default(), kind, message),
         }
     }
@@ -127,6 +133,7 @@ impl Draft {
             Err(fault) => Err(fault),
         };
         match begun {
+            Ok(Event::StepSucceeded { path, output, .. }) => self.succeed_inside(&path, output),
             Ok(event) => self.push(event),
             Err(fault) => self.fail_step(&path, 0, fault, NanoUsd(0)),
         }
@@ -249,13 +256,35 @@ impl Draft {
 
     /// A step did its work, but what came of it cannot be kept: like after a timeout, it has to be undone.
     pub(super) fn unusable(&mut self, path: &StepPath, message: String, cost: NanoUsd) {
-        let Some(flying) = self.state.attempts.get(path) else { return };
-        let (path, attempt, kind, at) = (path.clone(), flying.attempt, UNUSABLE.to_owned(), self.now);
-        if flying.abandoned {
-            // Nobody waits for it: it does not decide about the saga.
-            return self.push(Event::StepFailed { path, attempt, kind, message, cost, at });
+        if self.lost(path, &message, cost) {
+            return;
         }
-        self.fail_step(&path, attempt, (kind, message), cost);
+        let attempt = self.state.attempts.get(path).map_or(0, |flying| flying.attempt);
+        self.fail_step(path, attempt, (UNUSABLE.to_owned(), message), cost);
+    }
+
+    /// The same, because all outcomes together are too large: that is a limit of the saga, not the step's fault.
+    pub(super) fn overfull(&mut self, path: &StepPath, cost: NanoUsd) {
+        let message = format!("all outcomes together have at most {OUTPUTS_BYTES_MAX} bytes");
+        if !self.lost(path, &message, cost) {
+            self.step_failed(path, message, cost);
+            self.cut(Limit::OutputBytes);
+        }
+    }
+
+    /// Whether nobody waits for an attempt: then its failure does not decide about the saga.
+    fn lost(&mut self, path: &StepPath, message: &str, cost: NanoUsd) -> bool {
+        let lost = self.state.attempts.get(path).is_some_and(|flying| flying.abandoned);
+        if lost {
+            self.step_failed(path, message.to_owned(), cost);
+        }
+        lost
+    }
+
+    fn step_failed(&mut self, path: &StepPath, message: String, cost: NanoUsd) {
+        let attempt = self.state.attempts.get(path).map_or(0, |flying| flying.attempt);
+        let (path, kind, at) = (path.clone(), UNUSABLE.to_owned(), self.now);
+        self.push(Event::StepFailed { path, attempt, kind, message, cost, at });
     }
 
     pub(super) fn fail_step(&mut self, path: &StepPath, attempt: u32, (kind, message): Fault, cost: NanoUsd) {

@@ -45,9 +45,10 @@ pub use self::{
     view::View,
 };
 use self::{
+    definition::Kind,
     draft::Draft,
     render::cut,
-    state::{OUTPUT_BYTES_MAX, SIGNALS_LEN_MAX, compensated_step, compensation_path},
+    state::{OUTPUT_BYTES_MAX, SIGNALS_BYTES_MAX, SIGNALS_LEN_MAX, compensated_step, compensation_path},
 };
 use crate::{Context, Decider, Due};
 
@@ -94,8 +95,8 @@ pub enum Rejection {
     /// Nothing is due.
     #[error("nothing is due")]
     NothingDue,
-    /// Too many signals wait.
-    #[error("{SIGNALS_LEN_MAX} signals wait already")]
+    /// Too many signals wait, or too much has been kept.
+    #[error("at most {SIGNALS_LEN_MAX} signals of {SIGNALS_BYTES_MAX} bytes are kept, besides the outcomes of steps")]
     TooManySignals,
     /// A step has no place in the new version.
     #[error("the step {0} has no place in that version")]
@@ -340,6 +341,12 @@ impl State {
     }
 }
 
+/// What is kept of a value from outside: its compact form, which may be longer than it came; `None` = it cannot be.
+fn kept(json: &Json) -> Option<Json> {
+    let compact = serde_json::from_str(json.as_str()).map(|value| tree::compact(&value)).ok()?;
+    (compact.as_str().len() <= OUTPUT_BYTES_MAX).then_some(compact)
+}
+
 fn signal(draft: &mut Draft, name: &str, payload: &Json) -> Result<(), Rejection> {
     match draft.state.phase {
         Phase::Running => {}
@@ -351,14 +358,19 @@ fn signal(draft: &mut Draft, name: &str, payload: &Json) -> Result<(), Rejection
     if !reader::is_name(name) || name.len() > reader::NAME_BYTES_MAX {
         return Err(Rejection::Invalid("a signal has a name of letters, digits, _ and -".to_owned()));
     }
-    if payload.as_str().len() > OUTPUT_BYTES_MAX || serde_json::from_str::<serde_json::Value>(payload.as_str()).is_err()
-    {
-        return Err(Rejection::Invalid(format!("a payload is JSON of at most {OUTPUT_BYTES_MAX} bytes")));
+    let waited_for = |step: &definition::Step| matches!(&step.kind, Kind::Signal { name: known, .. } if known == name);
+    if !draft.state.definition().is_some_and(|read| read.steps.iter().any(waited_for)) {
+        return Err(Rejection::Invalid(format!("no step of the definition waits for a signal {name}")));
     }
-    if draft.state.signals.len() >= SIGNALS_LEN_MAX {
+    let Some(payload) = kept(payload) else {
+        return Err(Rejection::Invalid(format!("a payload is JSON of at most {OUTPUT_BYTES_MAX} bytes")));
+    };
+    let bytes = draft.state.signals_bytes().saturating_add(payload.as_str().len());
+    let room = draft.state.has_room_for(&payload);
+    if draft.state.signals.len() >= SIGNALS_LEN_MAX || bytes > SIGNALS_BYTES_MAX || !room {
         return Err(Rejection::TooManySignals);
     }
-    draft.push(Event::SignalReceived { name: name.to_owned(), payload: payload.clone(), at: draft.now });
+    draft.push(Event::SignalReceived { name: name.to_owned(), payload, at: draft.now });
     draft.deliver(name);
     Ok(())
 }
@@ -401,16 +413,13 @@ fn succeed(draft: &mut Draft, path: &StepPath, attempt: u32, output: &Json, cost
     // What costs more than was reserved is not the saga's to pay.
     let reserved = draft.state.attempts.get(path).map_or(NanoUsd(0), |flying| flying.reserved);
     let cost = NanoUsd(cost.0.clamp(0, reserved.0));
-    let output = serde_json::from_str(output.as_str()).map(|value| tree::compact(&value));
-    match output {
-        Ok(output) if output.as_str().len() <= OUTPUT_BYTES_MAX => {
+    match kept(output) {
+        Some(output) if draft.state.has_room_for(&output) => {
             draft.push(Event::StepSucceeded { path: path.clone(), attempt, output, cost, at });
         }
         // It was done, but what came of it cannot be kept: its end is as unknown as a timeout's.
-        Ok(_) | Err(_) => {
-            let message = format!("an outcome is JSON of at most {OUTPUT_BYTES_MAX} bytes");
-            draft.unusable(path, message, cost);
-        }
+        Some(_) => draft.overfull(path, cost),
+        None => draft.unusable(path, format!("an outcome is JSON of at most {OUTPUT_BYTES_MAX} bytes"), cost),
     }
     Ok(())
 }

@@ -3,7 +3,7 @@
 //! Invariants: a frame is a list of steps that is being run, with its cursor; the root's path is empty. An attempt in
 //! flight holds a reservation; `reserved` is the sum of them, and `spent + reserved <= budget`. `done` are the steps
 //! that can be undone and are not yet, in the order of their ends. Everything is bounded: frames and steps by the
-//! definition, outputs by `OUTPUTS_BYTES_MAX`, signals by `SIGNALS_LEN_MAX`, history by the largest window.
+//! definition, outputs by `OUTPUTS_BYTES_MAX`, signals by `SIGNALS_BYTES_MAX`, history by the largest window.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -28,6 +28,8 @@ pub const OUTPUT_BYTES_MAX: usize = 64 * 1024;
 pub const OUTPUTS_BYTES_MAX: usize = 1024 * 1024;
 /// Most signals that no step has taken.
 pub const SIGNALS_LEN_MAX: usize = 256;
+/// All of them together, bytes.
+pub const SIGNALS_BYTES_MAX: usize = 256 * 1024;
 /// How many outcomes the search for progress looks back.
 pub const HISTORY_LEN_MAX: usize = 256;
 
@@ -356,6 +358,17 @@ impl State {
             | Kind::Set { .. }
             | Kind::Fail { .. } => None,
         }
+    }
+
+    /// Whether another outcome can be kept: signals that wait become outcomes too.
+    pub(super) fn has_room_for(&self, output: &Json) -> bool {
+        let signals = self.signals_bytes();
+        let sum = self.outputs_bytes.saturating_add(signals).saturating_add(output.as_str().len());
+        sum <= OUTPUTS_BYTES_MAX
+    }
+
+    pub(super) fn signals_bytes(&self) -> usize {
+        self.signals.iter().map(|(_, payload)| payload.as_str().len()).sum()
     }
 
     /// Attempts in flight that undo nothing.

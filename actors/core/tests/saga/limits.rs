@@ -278,3 +278,36 @@ fn an_outcome_that_cannot_be_kept_of_a_branch_that_lost_does_not_fail_the_saga()
     let told: Vec<_> = story.events.iter().map(crate::story::short).collect();
     assert!(told.ends_with(&["p[1].b failed outcome_unusable".into(), "c = 3".into(), "completed null".into()]));
 }
+
+#[test]
+fn signals_that_wait_are_bounded_by_their_bytes() {
+    let mut story = Story::of("", "- id: a\n  http: {url: u}\n- id: s\n  signal: {name: go, timeout: 1h}\n");
+    let signal =
+        Command::Signal { name: "go".to_owned(), payload: format!("\"{}\"", "x".repeat(60_000)).as_str().into() };
+    (0..4).for_each(|_| story.tell(&signal).unwrap());
+    assert_eq!(story.tell(&signal), Err(Rejection::TooManySignals));
+    // A value can be longer in its compact form than it came.
+    let longer = format!("[{}]", vec!["1e300"; 10_000].join(","));
+    let signal = Command::Signal { name: "go".to_owned(), payload: longer.as_str().into() };
+    let told = story.tell(&signal);
+    assert!(matches!(told, Err(Rejection::Invalid(_))), "{told:?}");
+}
+
+#[test]
+fn values_that_are_too_large_once_they_are_escaped_fail_their_step() {
+    let quotes = format!("{{\"text\":\"{}\"}}", "\\u0001".repeat(10_000));
+    let head = "input: {text: string}\noutput: \"${input.text + input.text}\"";
+    Story::begin(start(&definition(head, "- id: a\n  set: {x: 1}\n"), &quotes)).then(&[
+        "started",
+        r#"a = {"x":1}"#,
+        "unwinding StepFailed",
+        "failed output_too_large",
+    ]);
+    let head = "input: {text: string}";
+    Story::begin(start(&definition(head, "- id: a\n  set: {x: \"${input.text + input.text}\"}\n"), &quotes)).then(&[
+        "started",
+        "a failed output_too_large",
+        "unwinding StepFailed",
+        "failed output_too_large",
+    ]);
+}
