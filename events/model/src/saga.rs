@@ -307,6 +307,8 @@ pub enum Event {
     StepRetried { path: StepPath, at: TimestampUs },
     /// An outcome that nobody waits for any more.
     OutcomeIgnored { path: StepPath, attempt: u32, succeeded: bool, detail: String, at: TimestampUs },
+    /// A saga that a step started is told to end; its last word is waited for.
+    ChildCancelled { path: StepPath, child: StreamId, reason: String, at: TimestampUs },
     /// It came to a good end.
     Completed { output: Json, at: TimestampUs },
     /// It failed, and nothing had to be undone.

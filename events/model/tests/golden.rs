@@ -380,6 +380,7 @@ fn saga_ends() -> Vec<saga::Event> {
         },
         Event::StepRetried { path: pay(), at },
         Event::OutcomeIgnored { path: pay(), attempt: 1, succeeded: true, detail: "{}".to_owned(), at },
+        Event::ChildCancelled { path: pay(), child: saga_stream(), reason: "nobody waits".to_owned(), at },
         Event::Completed { output: "{}".into(), at },
         Event::Failed { kind: kind(), message: message(), at },
         Event::Unwound { kind: kind(), message: message(), at },

@@ -715,6 +715,18 @@ pub struct SagaOutcomeIgnored {
     #[prost(uint64, tag = "5")]
     pub at_us: u64,
 }
+/// A saga that a step started is told to end.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SagaChildCancelled {
+    #[prost(string, tag = "1")]
+    pub path: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub child: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub reason: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "4")]
+    pub at_us: u64,
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SagaCompleted {
     #[prost(string, tag = "1")]

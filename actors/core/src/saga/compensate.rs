@@ -9,6 +9,7 @@ use events_model::{
 };
 
 use super::{
+    definition::{Kind, WAIT_MAX},
     draft::{Draft, TIMEOUT_DEFAULT},
     render::{Site, cut},
     state::{Attempt, Phase, compensation_path},
@@ -39,7 +40,9 @@ impl Draft {
         let site = Site { state: &self.state, rounds: &next.rounds, now: self.now };
         match site.request(&undo.kind, &compensation_path(&next.path), attempt) {
             Ok((request, _)) => {
-                let deadline = self.now.after(undo.timeout.unwrap_or(TIMEOUT_DEFAULT));
+                // A saga ends by its own limits.
+                let longest = if matches!(undo.kind, Kind::Saga { .. }) { WAIT_MAX } else { TIMEOUT_DEFAULT };
+                let deadline = self.now.after(undo.timeout.unwrap_or(longest));
                 self.push(Event::CompensationStarted { path: next.path, attempt, request, deadline, at: self.now });
             }
             Err((kind, message)) => self.need_operator(&next.path, next.attempts, kind, message),

@@ -14,8 +14,9 @@ use super::{
     definition::{Kind, OnTimeout, Retry, Step, StepIndex, Until},
     evolve::{TIMEOUT, UNUSABLE, path_at},
     limits::{Verdict, judge},
+    ready::Ready,
     render::{Fault, Site, cut},
-    state::{Current, OUTPUT_BYTES_MAX, OUTPUTS_BYTES_MAX, Phase, State, step_path},
+    state::{Attempt, Current, OUTPUT_BYTES_MAX, OUTPUTS_BYTES_MAX, Phase, State, step_path},
     tree::compact,
 };
 
@@ -65,6 +66,10 @@ impl Draft {
     pub(super) fn advance(&mut self) {
         while self.has_room() {
             let before = self.events.len();
+            if let Some((path, _)) = self.state.dropped_child() {
+                self.cancel_child(&path.clone(), "nobody waits for it any more");
+                continue;
+            }
             match self.state.phase {
                 Phase::Running => self.advance_running(),
                 Phase::Unwinding { .. } => self.advance_unwinding(),
@@ -312,18 +317,16 @@ impl Draft {
 
     /// Does all that is due.
     pub(super) fn wake(&mut self) {
-        if matches!(self.state.phase, Phase::Running) && self.state.deadline <= self.now {
+        let now = self.now;
+        let over = matches!(self.state.phase, Phase::Running) && self.state.deadline <= now;
+        // All steps have ended and only what nobody waits for is in flight: that does not cut it.
+        let only_losers = over && self.state.is_at_end();
+        if over && !only_losers {
             self.cut(Limit::WallTime);
         }
-        let now = self.now;
-        let late: Vec<StepPath> = self
-            .state
-            .attempts
-            .iter()
-            .filter(|(_, flying)| flying.deadline <= now)
-            .map(|(path, _)| path.clone())
-            .collect();
-        for path in late {
+        let late = |flying: &Attempt| only_losers || (!flying.is_ending && flying.deadline <= now);
+        let late = self.state.attempts.iter().filter(|(_, flying)| late(flying)).map(|(path, _)| path.clone());
+        for path in late.collect::<Vec<_>>() {
             if !self.has_room() {
                 return;
             }
@@ -340,6 +343,11 @@ impl Draft {
 
     fn time_out(&mut self, path: &StepPath) {
         let Some(flying) = self.state.attempts.get(path).cloned() else { return };
+        // A saga that was started is told to end, and then waited for: who began another one beside it would do
+        // everything twice. Only at the very end nobody waits any more.
+        if flying.child.is_some() && !self.state.is_at_end() {
+            return self.cancel_child(path, "the step that waits for it has no more time");
+        }
         if let Some(undone) = super::state::compensated_step(path) {
             return self.undo_failed(&undone, &flying, TIMEOUT.to_owned(), "there was no answer in time");
         }
@@ -352,6 +360,12 @@ impl Draft {
         }
         // Nobody knows what it cost: at worst all that was reserved.
         self.attempt_failed(path, TIMEOUT.to_owned(), "there was no answer in time", flying.reserved);
+    }
+
+    fn cancel_child(&mut self, path: &StepPath, reason: &str) {
+        let Some(child) = self.state.attempts.get(path).and_then(|flying| flying.child.clone()) else { return };
+        let (path, reason, at) = (path.clone(), reason.to_owned(), self.now);
+        self.push(Event::ChildCancelled { path, child, reason, at });
     }
 
     fn wait_over(&mut self, key: &StepPath) {
@@ -395,65 +409,6 @@ impl Draft {
             self.push(Event::SignalConsumed { path, name: name.to_owned(), at: self.now });
         }
     }
-}
-
-impl State {
-    /// Whether something can happen without the world.
-    pub(super) fn is_ready(&self) -> bool {
-        self.ready().is_some()
-    }
-
-    /// The first frame that can go on, in the order of the paths.
-    fn ready(&self) -> Option<(StepPath, Ready)> {
-        for (key, frame) in &self.frames {
-            let at = self.at(frame);
-            let ready = match (&frame.current, at) {
-                (Current::Idle, Some(step)) => Some(Ready::Begin(step)),
-                // The last word is spoken when nothing is in flight: money, and what may have to be undone.
-                (Current::Idle, None) if key.as_str().is_empty() && !self.attempts.is_empty() => None,
-                (Current::Idle, None) => Some(Ready::FrameEnd),
-                (Current::Branches { count, ended }, Some(step)) => {
-                    let kind = self.definition().and_then(|read| read.step(step)).map(|step| &step.kind);
-                    let output = kind.and_then(|kind| self.joined(kind, *count, ended));
-                    output.and_then(|output| Some(Ready::Join(path_at(self, key, frame)?, output)))
-                }
-                (Current::Items { items, begun, ended }, Some(step)) => self.items(key, step, items, *begun, ended),
-                (Current::Running | Current::Backoff { .. } | Current::Waiting { .. }, _)
-                | (Current::Branches { .. } | Current::Items { .. }, None) => None,
-            };
-            if let Some(ready) = ready {
-                return Some((key.clone(), ready));
-            }
-        }
-        None
-    }
-
-    fn items(
-        &self,
-        key: &StepPath,
-        step: StepIndex,
-        items: &[Json],
-        begun: u32,
-        ended: &std::collections::BTreeMap<u32, Json>,
-    ) -> Option<Ready> {
-        let step = self.definition()?.step(step)?;
-        let Kind::Each { in_parallel, .. } = &step.kind else { return None };
-        let path = step_path(key, &step.id);
-        let count = u32::try_from(items.len()).unwrap_or(u32::MAX);
-        if let Some(output) = self.joined(&step.kind, count, ended) {
-            return Some(Ready::Join(path, output));
-        }
-        let running = begun.saturating_sub(u32::try_from(ended.len()).unwrap_or(u32::MAX));
-        (begun < count && running < *in_parallel).then_some(Ready::Item(path, begun))
-    }
-}
-
-/// What a frame can do.
-enum Ready {
-    Begin(StepIndex),
-    FrameEnd,
-    Join(StepPath, Json),
-    Item(StepPath, u32),
 }
 
 /// What a command or an event takes in a commit.

@@ -98,6 +98,7 @@ impl State {
                 self.unwinding(*cause, path, kind, message);
             }
             Event::CompensationStarted { .. }
+            | Event::ChildCancelled { .. }
             | Event::StepCompensated { .. }
             | Event::CompensationFailed { .. }
             | Event::CompensationSkipped { .. }
@@ -174,6 +175,12 @@ impl State {
                 }
             }
             Event::OutcomeIgnored { at, .. } => self.changed_at = *at,
+            Event::ChildCancelled { path, at, .. } => {
+                self.changed_at = *at;
+                if let Some(flying) = self.attempts.get_mut(path) {
+                    flying.is_ending = true;
+                }
+            }
             Event::Started { .. }
             | Event::StepStarted { .. }
             | Event::StepSucceeded { .. }
@@ -247,6 +254,8 @@ impl State {
             at: self.changed_at,
             rounds: done.rounds.clone(),
             abandoned: false,
+            child: Request::child(request),
+            is_ending: false,
         };
         self.attempts.insert(compensation_path(path), attempt);
     }
@@ -315,9 +324,10 @@ impl State {
         self.count();
         let Some(frame) = self.frames.get(&split_step(path).0) else { return };
         let (Some(step), rounds) = (self.at(frame), frame.rounds.clone()) else { return };
-        let request = request.clone();
+        let (request, child) = (request.clone(), Request::child(request));
         self.reserved = self.reserved.plus(reserved);
-        let started = Attempt { step, attempt, request, reserved, deadline, at, rounds, abandoned: false };
+        let (abandoned, is_ending) = (false, false);
+        let started = Attempt { step, attempt, request, reserved, deadline, at, rounds, abandoned, child, is_ending };
         self.attempts.insert(path.clone(), started);
         self.set_current(path, Current::Running);
     }

@@ -17,6 +17,7 @@ mod meter;
 mod migrate;
 mod parse;
 mod reader;
+mod ready;
 mod render;
 pub mod request;
 pub mod simulate;
@@ -145,7 +146,9 @@ impl Decider for Saga {
             Event::CompensationStarted { path, attempt, request, deadline, .. } => {
                 effect(state, &compensation_path(path), *attempt, request, *deadline).into_iter().collect()
             }
-            Event::UnwindingStarted { .. } => cancelled_children(state),
+            Event::ChildCancelled { child, reason, .. } => {
+                vec![Effect::CancelChild { stream: child.clone(), reason: reason.clone() }]
+            }
             Event::Completed { .. } | Event::Failed { .. } | Event::Unwound { .. } | Event::Cancelled { .. } => {
                 told_parent(state).into_iter().collect()
             }
@@ -164,6 +167,7 @@ impl Decider for Saga {
             | Event::BranchEnded { .. }
             | Event::Degraded { .. }
             | Event::LoopCut { .. }
+            | Event::UnwindingStarted { .. }
             | Event::StepCompensated { .. }
             | Event::CompensationFailed { .. }
             | Event::CompensationSkipped { .. }
@@ -182,8 +186,8 @@ impl Decider for Saga {
         match state.phase {
             Phase::Running => state.next_running(),
             Phase::Unwinding { .. } => {
-                let attempts = state.attempts.values().map(|flying| flying.deadline);
-                attempts.chain(compensate::resumes_at(state)).min()
+                let left_over = state.dropped_child().map(|_| state.changed_at);
+                state.timeouts().chain(compensate::resumes_at(state)).chain(left_over).min()
             }
             Phase::New
             | Phase::NeedsOperator { .. }
@@ -204,16 +208,20 @@ impl Decider for Saga {
 }
 
 impl State {
+    /// When attempts have failed; a saga that is told to end takes the time that it takes.
+    fn timeouts(&self) -> impl Iterator<Item = TimestampUs> {
+        self.attempts.values().filter(|flying| !flying.is_ending).map(|flying| flying.deadline)
+    }
+
     fn next_running(&self) -> Option<TimestampUs> {
         use state::Current;
         let waits = self.frames.values().filter_map(|frame| match &frame.current {
             Current::Backoff { until, .. } | Current::Waiting { until, .. } => Some(*until),
             Current::Idle | Current::Running | Current::Branches { .. } | Current::Items { .. } => None,
         });
-        let attempts = self.attempts.values().map(|flying| flying.deadline);
         // What the bounds of one decision left over is due at once.
         let left_over = self.is_ready().then_some(self.changed_at);
-        waits.chain(attempts).chain([self.deadline]).chain(left_over).min()
+        waits.chain(self.timeouts()).chain([self.deadline]).chain(left_over).min()
     }
 }
 
@@ -237,9 +245,9 @@ pub fn outstanding(state: &State) -> Vec<Effect> {
         .filter(|_| state.definition.is_some())
         .filter_map(|(path, flying)| effect(state, path, flying.attempt, &flying.request, flying.deadline));
     let mut effects: Vec<_> = attempts.collect();
-    if matches!(state.phase, Phase::Unwinding { .. }) {
-        effects.extend(cancelled_children(state));
-    }
+    let ending = state.attempts.values().filter(|flying| flying.is_ending).filter_map(|flying| flying.child.clone());
+    let reason = "nobody waits for it any more".to_owned();
+    effects.extend(ending.map(|stream| Effect::CancelChild { stream, reason: reason.clone() }));
     if state.phase.is_end() {
         effects.extend(told_parent(state));
     }
@@ -251,23 +259,6 @@ fn effect(state: &State, path: &StepPath, attempt: u32, request: &Json, deadline
     let idempotency_key = format!("{stream}/{path}/{attempt}");
     let request = Request::read(request)?;
     Some(Effect::Run { idempotency_key, path: path.clone(), attempt, deadline, request })
-}
-
-fn cancelled_children(state: &State) -> Vec<Effect> {
-    let children = state.forward().filter_map(|(_, flying)| match Request::read(&flying.request) {
-        Some(Request::Saga { stream, .. }) => {
-            Some(Effect::CancelChild { stream, reason: "the saga that waits for it is undone".to_owned() })
-        }
-        Some(
-            Request::Model { .. }
-            | Request::Http { .. }
-            | Request::Append { .. }
-            | Request::Notify { .. }
-            | Request::Approve { .. },
-        )
-        | None => None,
-    });
-    children.collect()
 }
 
 fn told_parent(state: &State) -> Option<Effect> {

@@ -238,6 +238,7 @@ pub fn unwound_in_order(run: &Run) -> Vec<String> {
             | Event::OperatorNeeded { .. }
             | Event::StepRetried { .. }
             | Event::OutcomeIgnored { .. }
+            | Event::ChildCancelled { .. }
             | Event::Completed { .. }
             | Event::Failed { .. }
             | Event::Unwound { .. }

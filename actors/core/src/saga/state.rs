@@ -181,6 +181,10 @@ pub struct Attempt {
     pub rounds: Vec<Round>,
     /// Nothing waits for it, but what it did may have to be undone.
     pub abandoned: bool,
+    /// The saga that it started.
+    pub child: Option<StreamId>,
+    /// That saga has been told to end; its last word is waited for, however long it takes.
+    pub is_ending: bool,
 }
 
 /// A step that can be undone.

@@ -127,8 +127,11 @@ impl Steps {
         reader.map(node, "compensate", COMPENSATION_KEYS);
         let kinds = ["http", "append", "notify", "saga"];
         Compensation {
+            timeout: node.get("timeout").map(|found| {
+                let most = if node.get("saga").is_some() { WAIT_MAX } else { TIMEOUT_MAX };
+                reader.duration(found, "timeout", most)
+            }),
             kind: self.kind(node, "compensate", &kinds, 0, 0, reader),
-            timeout: node.get("timeout").map(|node| reader.duration(node, "timeout", TIMEOUT_MAX)),
             retry: node.get("retry").map_or(Retry::PATIENT, |node| retry(node, Retry::PATIENT, reader)),
         }
     }

@@ -275,9 +275,72 @@ fn a_saga_starts_another_and_hears_of_its_end() {
         "started",
         "child begins #1",
         "unwinding Cancelled",
+        "child is told to end",
         "child failed cancelled",
         "cancelled enough",
     ]);
+}
+
+#[test]
+fn a_saga_that_takes_too_long_is_told_to_end_and_its_last_word_is_waited_for() {
+    let steps = "- id: c\n  timeout: 5s\n  retry: {attempts: 2}\n  saga: {definition: other, version: 1}\n";
+    let mut story = Story::of("", steps);
+    story.wake_within(DurationUs::from_secs(5)).then(&["started", "c begins #1", "c is told to end"]);
+    assert_eq!(story.outstanding().len(), 2);
+    assert!(story.outstanding()[1].starts_with("cancel saga/acme/child-"));
+    // Nothing begins beside it, however long it takes.
+    assert_eq!(Saga::next_deadline(&story.state), Some(story.state.deadline));
+    story.fail("c", "cancelled").wake().then(&["c #1 cancelled", "c begins #2"]);
+    story.wake_within(DurationUs::from_secs(5)).succeed("c", "1");
+    story.then(&["c is told to end", "c = 1", "completed null"]);
+    // So it is when the whole saga has no more time.
+    let mut story = Story::of("limits: {wall_time: 1h}", "- id: c\n  saga: {definition: other, version: 1}\n");
+    story.wake().then(&["started", "c begins #1", "cut wall_time", "unwinding Limit", "c is told to end"]);
+    assert_eq!((story.outstanding().len(), Saga::next_deadline(&story.state)), (2, None));
+    story.fail("c", "cancelled").then(&["c failed cancelled", "failed limit"]);
+}
+
+#[test]
+fn a_saga_that_undoes_a_step_has_the_time_it_takes_and_no_second_beside_it() {
+    let undo = |timeout: &str| {
+        format!("- id: a\n  http: {{url: u}}\n  compensate: {{{timeout}saga: {{definition: undo, version: 1}}}}\n")
+    };
+    let failing = |timeout: &str| undo(timeout) + "- id: b\n  http: {url: u}\n";
+    let mut story = Story::of("", &failing(""));
+    story.succeed("a", "1").fail("b", "no");
+    assert!(Saga::next_deadline(&story.state).unwrap() > story.now.after(DurationUs::from_secs(300 * 86_400)));
+    let mut story = Story::of("", &failing("timeout: 2h, "));
+    story.succeed("a", "1").fail("b", "no").wake().fail("a.compensate", "cancelled").wake_within(hour());
+    story.then(&[
+        "started",
+        "a begins #1",
+        "a = 1",
+        "b begins #1",
+        "b failed no",
+        "unwinding StepFailed",
+        "undo a #1",
+        "a.compensate is told to end",
+        "a.compensate #1 cancelled",
+        "undo a #2",
+    ]);
+}
+
+#[test]
+fn a_race_that_is_won_is_not_cut_because_of_its_loser() {
+    let steps = "- id: p\n  parallel:\n    join: any\n    branches:\n      - - id: a\n          http: {url: u}\n          \
+                 compensate: {http: {url: v}}\n      - - id: b\n          saga: {definition: other, version: 1}\n";
+    let mut story = Story::of("limits: {wall_time: 1h}", steps);
+    story.succeed("p[0].a", "1").then(&[
+        "started",
+        "p branches [0, 1]",
+        "p[0].a begins #1",
+        "p[1].b begins #1",
+        "p[0].a = 1",
+        "p[0] ends",
+        "p = 1",
+        "p[1].b is told to end",
+    ]);
+    story.wake_within(hour()).then(&["p[1].b failed timeout", "completed null"]);
 }
 
 #[test]

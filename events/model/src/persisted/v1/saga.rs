@@ -271,6 +271,7 @@ stored! {
     } = SagaOperatorNeeded;
     StepRetried { path: path, at: at_us } = SagaStepRetried;
     OutcomeIgnored { path: path, attempt: attempt, succeeded: succeeded, detail: detail, at: at_us } = SagaOutcomeIgnored;
+    ChildCancelled { path: path, child: child, reason: reason, at: at_us } = SagaChildCancelled;
     Completed { output: output, at: at_us } = SagaCompleted;
     Failed { kind: kind, message: message, at: at_us } = SagaFailed;
     Unwound { kind: kind, message: message, at: at_us } = SagaUnwound;
