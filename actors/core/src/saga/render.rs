@@ -148,6 +148,11 @@ impl Site<'_> {
         }
     }
 
+    fn url(&self, node: &Node) -> Result<String, Fault> {
+        let Content::Text(text) = &node.content else { return self.text(node) };
+        template::render_url(text, &mut |text| self.evaluate(text)).map_err(|error| expression(&error))
+    }
+
     /// Whether a condition holds.
     pub(super) fn holds(&self, node: &Node) -> Result<bool, Fault> {
         let value = match &node.content {
@@ -201,7 +206,7 @@ impl Site<'_> {
             Kind::Http { method, url, headers, body, ok } => {
                 let request = Request::Http {
                     method: method.clone(),
-                    url: self.text(url)?,
+                    url: self.url(url)?,
                     headers: self.headers(headers.as_ref())?,
                     body: self.optional(body.as_ref())?,
                     ok: ok.clone(),
@@ -216,7 +221,7 @@ impl Site<'_> {
                 Ok((Request::Append { stream, event: event.clone(), payload }, nothing))
             }
             Kind::Notify { url, body } => {
-                Ok((Request::Notify { url: self.text(url)?, body: self.optional(body.as_ref())? }, nothing))
+                Ok((Request::Notify { url: self.url(url)?, body: self.optional(body.as_ref())? }, nothing))
             }
             Kind::Approve { title, assignees, .. } => {
                 let assignees = match assignees {
@@ -260,7 +265,12 @@ impl Site<'_> {
         let mut headers = BTreeMap::new();
         if let Some(Node { content: Content::Map(entries), .. }) = node {
             for (key, node) in entries {
-                headers.insert(key.text.clone(), self.text(node)?);
+                let value = self.text(node)?;
+                if value.chars().any(|letter| letter.is_control() && letter != '\t') {
+                    let said = format!("the header {} has a control character", key.text);
+                    return Err((EXPRESSION.to_owned(), said));
+                }
+                headers.insert(key.text.clone(), value);
             }
         }
         Ok(headers)

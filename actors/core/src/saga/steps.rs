@@ -43,6 +43,8 @@ const COMPENSATION_KEYS: &[&str] = &["timeout", "retry", "http", "append", "noti
 const ON_TIMEOUT: &[(&str, OnTimeout)] = &[("fail", OnTimeout::Fail), ("continue", OnTimeout::Continue)];
 const METHODS: &[(&str, &str)] =
     &[("GET", "GET"), ("POST", "POST"), ("PUT", "PUT"), ("PATCH", "PATCH"), ("DELETE", "DELETE")];
+/// Longest name of a header, bytes.
+const HEADER_BYTES_MAX: usize = 128;
 /// Answers that count as success where a step does not say.
 const OK_DEFAULT: (u16, u16) = (200, 299);
 
@@ -291,7 +293,13 @@ fn http(node: &Node, reader: &mut Reader) -> Kind {
     reader.map(node, "http", &["method", "url", "headers", "body", "ok"]);
     let method = node.get("method").map_or("POST", |node| reader.word(node, "method", METHODS, "POST"));
     if let Some(headers) = node.get("headers") {
-        reader.map(headers, "headers", &[]);
+        for (key, _) in reader.map(headers, "headers", &[]) {
+            // RFC 9110's token.
+            let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+            if key.text.is_empty() || key.text.len() > HEADER_BYTES_MAX || !key.text.bytes().all(is_token) {
+                reader.find(key.at, format!("{} is no name of a header", super::reader::cut(&key.text)));
+            }
+        }
     }
     let mut ok = Vec::new();
     if let Some(node) = node.get("ok") {

@@ -495,3 +495,34 @@ fn a_saga_goes_on_under_another_version_if_its_cursors_have_a_place_there() {
         "completed null",
     ]);
 }
+
+#[test]
+fn values_in_a_url_stay_where_they_are_put() {
+    let url = |input: &str| {
+        let text = definition(
+            "input: {s: string, v: any}",
+            "- id: a\n  http: {url: \"${input.s}/a/${input.v}?q=${input.v}\"}\n",
+        );
+        let mut story = Story::begin(start(&text, input));
+        match story.effects.pop() {
+            Some(Effect::Run { request: Request::Http { url, .. }, .. }) => url,
+            _ => crate::story::short(story.events.last().unwrap()),
+        }
+    };
+    assert_eq!(url(r#"{"s":"http://s","v":"x-1.~_"}"#), "http://s/a/x-1.~_?q=x-1.~_");
+    assert_eq!(
+        url(r#"{"s":"http://s","v":"x/../y?z&ä #"}"#),
+        "http://s/a/x%2F..%2Fy%3Fz%26%C3%A4%20%23?q=x%2F..%2Fy%3Fz%26%C3%A4%20%23"
+    );
+    assert_eq!(url(r#"{"s":"http://s","v":7}"#), "http://s/a/7?q=7");
+    assert_eq!(url(r#"{"s":"http://s","v":".."}"#), "failed expression");
+    assert_eq!(url(r#"{"s":"http://s\r\nx","v":1}"#), "failed expression");
+}
+
+#[test]
+fn a_header_is_one_line() {
+    let text = definition("input: {v: string}", "- id: a\n  http: {url: u, headers: {x-a: \"${input.v}\"}}\n");
+    Story::begin(start(&text, r#"{"v":"a\tb"}"#)).then(&["started", "a begins #1"]);
+    let mut story = Story::begin(start(&text, r#"{"v":"a\r\nset-cookie: b"}"#));
+    story.then(&["started", "a failed expression", "unwinding StepFailed", "failed expression"]);
+}
