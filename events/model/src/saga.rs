@@ -305,8 +305,8 @@ pub enum Event {
     },
     /// An operator had it tried again.
     StepRetried { path: StepPath, at: TimestampUs },
-    /// An outcome that nobody waits for any more.
-    OutcomeIgnored { path: StepPath, attempt: u32, succeeded: bool, detail: String, at: TimestampUs },
+    /// An outcome that nobody waits for any more; `output` = what is kept of it for what undoes the step, empty = nothing.
+    OutcomeIgnored { path: StepPath, attempt: u32, succeeded: bool, detail: String, output: Json, at: TimestampUs },
     /// A saga that a step started is told to end; its last word is waited for.
     ChildCancelled { path: StepPath, child: StreamId, reason: String, at: TimestampUs },
     /// It came to a good end.

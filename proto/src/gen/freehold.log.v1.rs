@@ -714,6 +714,9 @@ pub struct SagaOutcomeIgnored {
     pub detail: ::prost::alloc::string::String,
     #[prost(uint64, tag = "5")]
     pub at_us: u64,
+    /// What is kept of it for what undoes the step; empty = nothing.
+    #[prost(string, tag = "6")]
+    pub output: ::prost::alloc::string::String,
 }
 /// A saga that a step started is told to end.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -220,6 +220,15 @@ impl Checker<'_> {
                     self.reader
                         .find(at, format!("the outcome of {} is not there yet, or is another branch's", cut(name)));
                 }
+                // A step is undone too if its last word was a timeout: then it has no outcome.
+                Some(step)
+                    if matches!(site, Site::Compensation(own) if own == step)
+                        && !text.contains(&format!("has(steps.{name}")) =>
+                {
+                    let said =
+                        format!("{} has no outcome if it timed out: ask has(steps.{}) first", cut(name), cut(name));
+                    self.reader.find(at, said);
+                }
                 Some(_) => {}
             }
         }

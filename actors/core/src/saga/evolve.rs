@@ -174,7 +174,12 @@ impl State {
                     Err(fault) => self.unread(&fault.message),
                 }
             }
-            Event::OutcomeIgnored { at, .. } => self.changed_at = *at,
+            Event::OutcomeIgnored { path, output, at, .. } => {
+                self.changed_at = *at;
+                if !output.as_str().is_empty() && self.done.iter().any(|done| done.path == *path) {
+                    self.keep(path, output);
+                }
+            }
             Event::ChildCancelled { path, at, .. } => {
                 self.changed_at = *at;
                 if let Some(flying) = self.attempts.get_mut(path) {

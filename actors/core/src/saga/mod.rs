@@ -393,8 +393,12 @@ fn is_awaited(draft: &Draft, path: &StepPath, attempt: u32) -> Result<bool, Reje
 fn succeed(draft: &mut Draft, path: &StepPath, attempt: u32, output: &Json, cost: NanoUsd) -> Result<(), Rejection> {
     let at = draft.now;
     if !is_awaited(draft, path, attempt)? {
+        // A step that timed out will be undone, and what undoes it may want to know what came of it.
+        let state = &draft.state;
+        let wanted = state.done.iter().any(|done| done.path == *path) && !state.outputs.contains_key(path);
+        let late = kept(output).filter(|output| wanted && state.has_room_for(output)).unwrap_or_default();
         let (path, detail) = (path.clone(), cut(output.as_str()));
-        draft.push(Event::OutcomeIgnored { path, attempt, succeeded: true, detail, at });
+        draft.push(Event::OutcomeIgnored { path, attempt, succeeded: true, detail, output: late, at });
         return Ok(());
     }
     if let Some(path) = compensated_step(path) {
@@ -425,7 +429,8 @@ fn fail(
     let at = draft.now;
     if !is_awaited(draft, path, attempt)? {
         let (path, detail) = (path.clone(), cut(&format!("{kind}: {message}")));
-        draft.push(Event::OutcomeIgnored { path, attempt, succeeded: false, detail, at });
+        let output = Json::default();
+        draft.push(Event::OutcomeIgnored { path, attempt, succeeded: false, detail, output, at });
         return Ok(());
     }
     let Some(flying) = draft.state.attempts.get(path).cloned() else { return Ok(()) };

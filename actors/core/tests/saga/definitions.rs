@@ -152,6 +152,10 @@ fn fields_have_kinds_units_and_bounds() {
         ("each: {items: x, in_parallel: 65, steps: [{id: b, set: {}}]}", "in_parallel must be a whole number, 1 to 64"),
         ("model: {model: m, messages: []}", "model needs max_tokens"),
         ("http: {url: u, headers: {\"a b\": c}}", "a b is no name of a header"),
+        (
+            "http: {url: u}\n  compensate: {http: {url: \"${steps.a.body}\"}}",
+            "a has no outcome if it timed out: ask has(steps.a) first",
+        ),
         ("http: {url: u}\n  compensate: {model: {}}", "compensate has no key model"),
         ("http: {url: u}\n  compensate: {}", "compensate must do something"),
         ("set: {}\n  result: input", "is a reserved name"),

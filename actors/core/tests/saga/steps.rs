@@ -439,7 +439,7 @@ fn an_operator_has_a_running_saga_undone_or_a_waiting_step_tried_at_once() {
 
 #[test]
 fn a_compensation_whose_expression_fails_needs_an_operator() {
-    let steps = "- id: a\n  http: {url: u}\n  compensate: {http: {url: \"${steps.a.gone}\"}}\n- id: b\n  fail: {kind: no, message: m}\n";
+    let steps = "- id: a\n  http: {url: u}\n  compensate: {http: {url: \"${has(steps.a) ? steps.a.gone : 0}\"}}\n- id: b\n  fail: {kind: no, message: m}\n";
     let mut story = Story::of("", steps);
     story.succeed("a", "{}");
     story.then(&[
@@ -525,4 +525,24 @@ fn a_header_is_one_line() {
     Story::begin(start(&text, r#"{"v":"a\tb"}"#)).then(&["started", "a begins #1"]);
     let mut story = Story::begin(start(&text, r#"{"v":"a\r\nset-cookie: b"}"#));
     story.then(&["started", "a failed expression", "unwinding StepFailed", "failed expression"]);
+}
+
+#[test]
+fn a_late_answer_is_kept_for_what_undoes_its_step() {
+    let steps = "- id: a\n  http: {url: u}\n  compensate:\n    http: {url: \"v/${has(steps.a) ? steps.a.id : 'none'}\"}\n\
+                 - id: b\n  http: {url: u}\n";
+    let asked = |effect: Option<&Effect>| match effect {
+        Some(Effect::Run { request: Request::Http { url, .. }, .. }) => url.clone(),
+        _ => panic!("{effect:?}"),
+    };
+    let mut story =
+        Story::of("", &steps.replace("  http: {url: u}\n  comp", "  retry: {attempts: 2}\n  http: {url: u}\n  comp"));
+    story.wake();
+    let late = Command::SucceedStep { path: "a".into(), attempt: 1, output: r#"{"id":7}"#.into(), cost: NanoUsd(0) };
+    story.tell(&late).unwrap();
+    story.wake().fail("a", "no");
+    assert_eq!(asked(story.effects.last()), "v/7");
+    let mut story = Story::of("", steps);
+    story.wake();
+    assert_eq!(asked(story.effects.last()), "v/none");
 }

@@ -270,7 +270,9 @@ stored! {
         path: path, kind: kind, message: message, compensated: compensated, remaining: remaining, at: at_us
     } = SagaOperatorNeeded;
     StepRetried { path: path, at: at_us } = SagaStepRetried;
-    OutcomeIgnored { path: path, attempt: attempt, succeeded: succeeded, detail: detail, at: at_us } = SagaOutcomeIgnored;
+    OutcomeIgnored {
+        path: path, attempt: attempt, succeeded: succeeded, detail: detail, output: output, at: at_us
+    } = SagaOutcomeIgnored;
     ChildCancelled { path: path, child: child, reason: reason, at: at_us } = SagaChildCancelled;
     Completed { output: output, at: at_us } = SagaCompleted;
     Failed { kind: kind, message: message, at: at_us } = SagaFailed;
