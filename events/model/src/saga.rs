@@ -248,6 +248,8 @@ pub enum Event {
         deadline: TimestampUs,
         at: TimestampUs,
     },
+    /// An attempt waits for others to end: what they hold would not leave enough for it.
+    StepHeld { path: StepPath, attempt: u32, at: TimestampUs },
     /// A step came to a good end; attempt 0 = it needed nothing from outside.
     StepSucceeded { path: StepPath, attempt: u32, output: Json, cost: NanoUsd, at: TimestampUs },
     /// Its condition was false.

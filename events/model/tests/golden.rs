@@ -387,6 +387,7 @@ fn saga_ends() -> Vec<saga::Event> {
             output: "{}".into(),
             at,
         },
+        Event::StepHeld { path: pay(), attempt: 2, at },
         Event::ChildCancelled { path: pay(), child: saga_stream(), reason: "nobody waits".to_owned(), at },
         Event::Completed { output: "{}".into(), at },
         Event::Failed { kind: kind(), message: message(), at },

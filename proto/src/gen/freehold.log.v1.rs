@@ -718,6 +718,16 @@ pub struct SagaOutcomeIgnored {
     #[prost(string, tag = "6")]
     pub output: ::prost::alloc::string::String,
 }
+/// An attempt waits for others to end: what they hold would not leave enough for it.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SagaStepHeld {
+    #[prost(string, tag = "1")]
+    pub path: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "2")]
+    pub attempt: u32,
+    #[prost(uint64, tag = "3")]
+    pub at_us: u64,
+}
 /// A saga that a step started is told to end.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SagaChildCancelled {

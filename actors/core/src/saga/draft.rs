@@ -210,6 +210,12 @@ impl Draft {
             Ok(found) => found,
             Err(fault) => return self.fail_step(path, 0, fault, NanoUsd(0)),
         };
+        let unspent = self.state.budget.minus(self.state.spent);
+        let held_back = reserved > self.state.left() && reserved <= unspent && self.state.forward().next().is_some();
+        if held_back || !self.state.has_room_beside(&request) {
+            let (path, at) = (path.clone(), self.now);
+            return self.push(Event::StepHeld { path, attempt, at });
+        }
         if reserved > self.state.left() {
             let levels = definition.degrade.len();
             if usize::try_from(self.state.level).is_ok_and(|level| level < levels) {
@@ -394,6 +400,7 @@ impl Draft {
             }
             Current::Idle
             | Current::Running
+            | Current::Held { .. }
             | Current::Backoff { .. }
             | Current::Waiting { .. }
             | Current::Branches { .. }

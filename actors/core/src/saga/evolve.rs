@@ -12,8 +12,8 @@ use super::{
     parse,
     request::Request,
     state::{
-        Attempt, Current, Done, Frame, HISTORY_LEN_MAX, Phase, Round, Shared, State, branch_path, compensated_step,
-        compensation_path, hash, split_branch, split_step, step_path, value,
+        Attempt, Current, Done, Frame, Phase, Round, Shared, State, branch_path, compensated_step, compensation_path,
+        split_branch, split_step, step_path, value,
     },
 };
 
@@ -53,6 +53,10 @@ impl State {
             }
             Event::StepStarted { path, attempt, request, reserved, deadline, at } => {
                 self.started(path, *attempt, request, *reserved, *deadline, *at);
+            }
+            Event::StepHeld { path, attempt, at } => {
+                self.changed_at = *at;
+                self.set_current(path, Current::Held { attempt: *attempt });
             }
             Event::StepSucceeded { path, attempt, output, cost, at } => {
                 self.changed_at = *at;
@@ -188,6 +192,7 @@ impl State {
             }
             Event::Started { .. }
             | Event::StepStarted { .. }
+            | Event::StepHeld { .. }
             | Event::StepSucceeded { .. }
             | Event::StepSkipped { .. }
             | Event::AttemptFailed { .. }
@@ -342,6 +347,12 @@ impl State {
         let taken = self.attempts.remove(path)?;
         self.reserved = self.reserved.minus(taken.reserved);
         self.spent = self.spent.plus(cost);
+        // Whoever waited for what it held may try again, at once.
+        for frame in self.frames.values_mut() {
+            if let Current::Held { attempt } = frame.current {
+                frame.current = Current::Backoff { attempt: attempt.saturating_sub(1), until: TimestampUs(0) };
+            }
+        }
         Some(taken)
     }
 
@@ -380,19 +391,6 @@ impl State {
         self.done.retain(|done| done.path != *path);
         let not_before = TimestampUs(0);
         self.done.push(Done { path: path.clone(), step, rounds, attempts: 0, forgiven: 0, not_before });
-    }
-
-    fn remember(&mut self, taken: &Attempt, output: &Json) {
-        let step = taken.step.to_le_bytes();
-        let request = taken.request.as_str().as_bytes();
-        let whole = hash([&step[..], request, output.as_str().as_bytes()]);
-        let came = hash([&step[..], output.as_str().as_bytes()]);
-        let new = !self.history.iter().any(|(_, before)| *before == came);
-        self.no_progress = if new { 0 } else { self.no_progress.saturating_add(1) };
-        self.history.push_back((whole, came));
-        if self.history.len() > HISTORY_LEN_MAX {
-            self.history.pop_front();
-        }
     }
 
     fn keep(&mut self, path: &StepPath, output: &Json) {

@@ -153,6 +153,7 @@ impl Decider for Saga {
                 told_parent(state).into_iter().collect()
             }
             Event::Started { .. }
+            | Event::StepHeld { .. }
             | Event::StepSucceeded { .. }
             | Event::StepSkipped { .. }
             | Event::AttemptFailed { .. }
@@ -217,7 +218,11 @@ impl State {
         use state::Current;
         let waits = self.frames.values().filter_map(|frame| match &frame.current {
             Current::Backoff { until, .. } | Current::Waiting { until, .. } => Some(*until),
-            Current::Idle | Current::Running | Current::Branches { .. } | Current::Items { .. } => None,
+            Current::Idle
+            | Current::Running
+            | Current::Held { .. }
+            | Current::Branches { .. }
+            | Current::Items { .. } => None,
         });
         // What the bounds of one decision left over is due at once.
         let left_over = self.is_ready().then_some(self.changed_at);

@@ -42,7 +42,7 @@ impl State {
                     output.and_then(|output| Some(Ready::Join(path_at(self, key, frame)?, output)))
                 }
                 (Current::Items { items, begun, ended }, Some(step)) => self.items(key, step, items, *begun, ended),
-                (Current::Running | Current::Backoff { .. } | Current::Waiting { .. }, _)
+                (Current::Running | Current::Held { .. } | Current::Backoff { .. } | Current::Waiting { .. }, _)
                 | (Current::Branches { .. } | Current::Items { .. }, None) => None,
             };
             if let Some(ready) = ready {

@@ -253,6 +253,7 @@ pub fn unwound_in_order(run: &Run) -> Vec<String> {
             | Event::StepRetried { .. }
             | Event::OutcomeIgnored { .. }
             | Event::ChildCancelled { .. }
+            | Event::StepHeld { .. }
             | Event::Completed { .. }
             | Event::Failed { .. }
             | Event::Unwound { .. }
@@ -359,6 +360,7 @@ impl World<'_> {
             Current::Waiting { signal, .. } if self.fixture.signals.contains_key(signal) => Some(signal.clone()),
             Current::Idle
             | Current::Running
+            | Current::Held { .. }
             | Current::Backoff { .. }
             | Current::Waiting { .. }
             | Current::Branches { .. }

@@ -30,6 +30,8 @@ pub const OUTPUTS_BYTES_MAX: usize = 1024 * 1024;
 pub const SIGNALS_LEN_MAX: usize = 256;
 /// All of them together, bytes.
 pub const SIGNALS_BYTES_MAX: usize = 256 * 1024;
+/// All requests in flight together, bytes.
+pub const REQUESTS_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// How many outcomes the search for progress looks back.
 pub const HISTORY_LEN_MAX: usize = 256;
 
@@ -130,6 +132,11 @@ pub enum Current {
     Idle,
     /// An attempt is in flight.
     Running,
+    /// Its next attempt waits for others to end.
+    Held {
+        /// Which attempt that is.
+        attempt: u32,
+    },
     /// An attempt failed.
     Backoff {
         /// Which.
@@ -253,9 +260,9 @@ pub struct State {
     pub steps: u32,
     /// Levels of degrading that hold.
     pub level: u32,
-    /// Of the last steps that ended: what was asked and came, and what came.
-    pub history: VecDeque<(u64, u64)>,
-    /// Steps that ended in a row without a new outcome.
+    /// Of the last steps that ended: which step it was, what was asked and what came.
+    pub history: VecDeque<u64>,
+    /// Steps that ended in a row with nothing new: the same step had asked the same and got the same before.
     pub no_progress: u32,
 }
 
@@ -373,6 +380,12 @@ impl State {
 
     pub(super) fn signals_bytes(&self) -> usize {
         self.signals.iter().map(|(_, payload)| payload.as_str().len()).sum()
+    }
+
+    /// Whether a request has room beside those in flight; one always has.
+    pub(super) fn has_room_beside(&self, request: &Json) -> bool {
+        let flying: usize = self.attempts.values().map(|flying| flying.request.as_str().len()).sum();
+        flying == 0 || flying.saturating_add(request.as_str().len()) <= REQUESTS_BYTES_MAX
     }
 
     /// Attempts in flight that undo nothing.

@@ -121,13 +121,45 @@ fn the_same_question_with_the_same_answer_too_often_is_cut() {
 
 #[test]
 fn steps_that_bring_nothing_new_are_cut() {
-    let head = "limits: {no_progress_steps: 4}";
-    let (lines, count) = answered(head, &asks("${item}"), |_| "1".to_owned());
-    assert_eq!((lines, count), (vec!["cut no_progress".to_owned()], 5));
-    let head = format!("{head}\ndegrade: [{{tier: economy}}]");
-    let (lines, _) = answered(&head, &asks("${item}"), |_| "1".to_owned());
+    let head = "limits: {no_progress_steps: 4, repeats: {window: 64, same: 64}}";
+    let (lines, count) = answered(head, &asks("again"), |n| (n % 2).to_string());
+    assert_eq!((lines, count), (vec!["cut no_progress".to_owned()], 6));
+    let degraded = format!("{head}\ndegrade: [{{tier: economy}}]");
+    let (lines, _) = answered(&degraded, &asks("again"), |_| "1".to_owned());
     assert_eq!(lines, ["degraded 1 no_progress", "cut no_progress"]);
-    assert_eq!(answered(&head, &asks("${item}"), |n| n.to_string()), (Vec::new(), 10));
+    // Another question is something new, whatever is answered.
+    assert_eq!(answered(head, &asks("${item}"), |_| "1".to_owned()), (Vec::new(), 10));
+}
+
+#[test]
+fn a_thousand_services_may_answer_the_same_within_the_limits_that_hold_where_nothing_is_said() {
+    let steps =
+        asks("${item}").replace("[0,1,2,3,4,5,6,7,8,9]", "input.items").replace("\"input.items\"", "input.items");
+    let items: Vec<_> = (0..1_000).map(|n| n.to_string()).collect();
+    let text = definition("input: {items: list}", &steps);
+    let mut story = Story::begin(start(&text, &format!("{{\"items\":[{}]}}", items.join(","))));
+    while let Some(path) = story.state.attempts.keys().next().cloned() {
+        story.succeed(path.as_str(), "1");
+    }
+    assert_eq!(story.state.phase.name(), "completed");
+}
+
+#[test]
+fn money_that_others_hold_is_waited_for_before_anything_is_degraded_or_cut() {
+    let branch = |id: &str| {
+        let step: String = model(id, 1_000).lines().map(|line| format!("          {line}\n")).collect();
+        format!("      -\n{step}")
+    };
+    let steps = format!("- id: p\n  parallel:\n    branches:\n{}{}", branch("a"), branch("b"));
+    let mut story = Story::of("budget: $0.0000015\ndegrade: [{tier: economy}]", &steps);
+    assert_eq!(story.state.attempts.len(), 1);
+    story.outcome("p[0].a", Ok("{}"), NanoUsd(100)).wake_within(DurationUs(0)).outcome("p[1].b", Ok("{}"), NanoUsd(0));
+    let told: Vec<_> = story.events.iter().map(crate::story::short).collect();
+    assert!(
+        told.contains(&"p[1].b held #1".to_owned()) && !told.iter().any(|line| line.starts_with("cut")),
+        "{told:?}"
+    );
+    assert_eq!(story.state.phase.name(), "completed", "{told:?}");
 }
 
 #[test]

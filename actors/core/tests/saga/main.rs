@@ -6,5 +6,6 @@ mod examples;
 mod forms;
 mod limits;
 mod properties;
+mod requests;
 mod steps;
 mod story;

@@ -236,6 +236,7 @@ stored! {
     StepStarted {
         path: path, attempt: attempt, request: request, reserved: reserved_nano_usd, deadline: deadline_us, at: at_us
     } = SagaStepStarted;
+    StepHeld { path: path, attempt: attempt, at: at_us } = SagaStepHeld;
     StepSucceeded { path: path, attempt: attempt, output: output, cost: cost_nano_usd, at: at_us } = SagaStepSucceeded;
     StepSkipped { path: path } = SagaStepSkipped;
     AttemptFailed {
