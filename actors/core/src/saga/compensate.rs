@@ -37,7 +37,7 @@ impl Draft {
             });
         };
         let attempt = next.attempts.saturating_add(1);
-        let site = Site { state: &self.state, rounds: &next.rounds, now: self.now };
+        let site = Site::new(&self.state, &next.rounds, self.now, &self.work);
         match site.request(&undo.kind, &compensation_path(&next.path), attempt) {
             Ok((request, _)) => {
                 // A saga ends by its own limits.

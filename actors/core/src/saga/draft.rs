@@ -3,6 +3,8 @@
 //! Whatever can happen without the world happens at once and in the order of the paths, up to `EVENTS_MAX` events or
 //! `BYTES_MAX` bytes; what is left over is due at once (`next_deadline`).
 
+use std::cell::Cell;
+
 use events_model::{
     DurationUs, NanoUsd, TimestampUs,
     envelope::Stored,
@@ -13,10 +15,11 @@ use serde_json::Value;
 use super::{
     definition::{Kind, OnTimeout, Retry, Step, StepIndex, Until},
     evolve::{TIMEOUT, UNUSABLE, path_at},
+    expression::WORK_MAX,
     limits::{Verdict, judge},
     ready::Ready,
     render::{Fault, Site, cut},
-    state::{Attempt, Current, OUTPUT_BYTES_MAX, OUTPUTS_BYTES_MAX, Phase, State, step_path},
+    state::{Attempt, Current, OUTPUT_BYTES_MAX, OUTPUTS_BYTES_MAX, Phase, State, hash, step_path},
     tree::compact,
 };
 
@@ -39,11 +42,13 @@ pub(super) struct Draft {
     pub(super) events: Vec<Event>,
     pub(super) now: TimestampUs,
     bytes: usize,
+    /// The work of its expressions, units.
+    pub(super) work: Cell<u64>,
 }
 
 impl Draft {
     pub(super) fn new(state: &State, command: &Command, now: TimestampUs) -> Self {
-        Self { state: state.clone(), events: Vec::new(), now, bytes: size(command) }
+        Self { state: state.clone(), events: Vec::new(), now, bytes: size(command), work: Cell::new(0) }
     }
 
     /// Whether the command is larger than any.
@@ -53,7 +58,7 @@ impl Draft {
 
     /// Whether another event may be added that is not the last word on the command itself.
     fn has_room(&self) -> bool {
-        self.events.len() < EVENTS_MAX && self.bytes < BYTES_MAX
+        self.events.len() < EVENTS_MAX && self.bytes < BYTES_MAX && self.work.get() < WORK_MAX
     }
 
     pub(super) fn push(&mut self, event: Event) {
@@ -110,7 +115,7 @@ impl Draft {
     }
 
     fn complete(&mut self) {
-        let site = Site { state: &self.state, rounds: &[], now: self.now };
+        let site = Site::new(&self.state, &[], self.now, &self.work);
         let output = self.state.definition().and_then(|read| read.output.as_ref());
         let output = output.map_or(Ok(Value::Null), |output| site.render(output)).map(|output| compact(&output));
         // What is rendered is bounded before its quotes are escaped.
@@ -130,7 +135,7 @@ impl Draft {
             Verdict::Cut(reason) => return self.cut(reason),
         }
         let (path, rounds) = (step_path(key, &step.id), frame.rounds.clone());
-        let site = Site { state: &self.state, rounds: &rounds, now: self.now };
+        let site = Site::new(&self.state, &rounds, self.now, &self.work);
         let begun = match step.condition.as_ref().map_or(Ok(true), |condition| site.holds(condition)) {
             Ok(false) => Ok(Event::StepSkipped { path: path.clone() }),
             Ok(true) if step.kind.is_action() => return self.attempt(&path, index, 1),
@@ -205,7 +210,7 @@ impl Draft {
         let Some(step) = definition.step(index) else { return };
         let rounds = self.state.frames.get(&super::state::split_step(path).0).map(|frame| frame.rounds.clone());
         let rounds = rounds.unwrap_or_default();
-        let site = Site { state: &self.state, rounds: &rounds, now: self.now };
+        let site = Site::new(&self.state, &rounds, self.now, &self.work);
         let (request, reserved) = match site.request(&step.kind, path, attempt) {
             Ok(found) => found,
             Err(fault) => return self.fail_step(path, 0, fault, NanoUsd(0)),
@@ -260,7 +265,7 @@ impl Draft {
         for _ in 1..attempt {
             most = most.saturating_mul(retry.factor.into()).min(retry.max.0);
         }
-        let seed = Site { state: &self.state, rounds: &[], now: self.now }.seed(path, attempt);
+        let seed = hash([&self.state.seed.to_le_bytes()[..], path.as_str().as_bytes(), &attempt.to_le_bytes()[..]]);
         let wait = seed.checked_rem(most.min(retry.max.0).saturating_add(1)).unwrap_or(0);
         Some(self.now.after(DurationUs(wait)))
     }

@@ -1,6 +1,6 @@
 //! From templates and the state to values and requests.
 
-use std::collections::BTreeMap;
+use std::{cell::Cell, collections::BTreeMap};
 
 use events_model::{
     NanoUsd, StreamId, TimestampUs, Tokens,
@@ -11,7 +11,8 @@ use serde_json::{Value, json};
 use super::{
     check::bare,
     definition::Kind,
-    expression::{Expression, Failure},
+    expression::{Expression, Failure, WORK_MAX},
+    meter::BYTES_PER_UNIT,
     request::Request,
     state::{Round, State, compensated_step, hash, value},
     template,
@@ -37,11 +38,31 @@ pub(super) struct Site<'s> {
     pub(super) state: &'s State,
     pub(super) rounds: &'s [Round],
     pub(super) now: TimestampUs,
+    /// The work of this decision so far, units.
+    pub(super) work: &'s Cell<u64>,
+    /// How much of it was there before this step.
+    pub(super) before: u64,
 }
 
-impl Site<'_> {
+impl<'s> Site<'s> {
+    pub(super) fn new(state: &'s State, rounds: &'s [Round], now: TimestampUs, work: &'s Cell<u64>) -> Self {
+        Self { state, rounds, now, work, before: work.get() }
+    }
+
+    fn charge(&self, units: u64) -> Result<(), Failure> {
+        self.work.set(self.work.get().saturating_add(units));
+        if self.work.get().saturating_sub(self.before) > WORK_MAX { Err(Failure::TooMuchTogether) } else { Ok(()) }
+    }
+
+    /// A stored text as a value, at the price of reading it.
+    fn read(&self, json: &Json) -> Result<Value, Failure> {
+        self.charge(units(json.as_str()))?;
+        Ok(value(json))
+    }
+
     /// The value of an expression.
     pub(super) fn evaluate(&self, text: &str) -> Result<Value, Failure> {
+        self.charge(units(text))?;
         if let Some(found) = self.path(text) {
             return found;
         }
@@ -49,19 +70,21 @@ impl Site<'_> {
         let mut variables = Vec::new();
         for name in &expression.uses.variables {
             if let Some(value) = self.variable(name) {
-                variables.push((name.clone(), value));
+                variables.push((name.clone(), value?));
             }
         }
         if !expression.uses.steps.is_empty() {
             let mut steps = serde_json::Map::new();
             for name in &expression.uses.steps {
                 if let Some(output) = self.output(name) {
-                    steps.insert(name.clone(), value(output));
+                    steps.insert(name.clone(), self.read(output)?);
                 }
             }
             variables.push(("steps".to_owned(), Value::Object(steps)));
         }
-        expression.evaluate(variables)
+        let (value, units) = expression.metered(variables);
+        self.charge(units)?;
+        value
     }
 
     /// The value of `a.b.c`, without the machinery: most expressions are that.
@@ -79,11 +102,17 @@ impl Site<'_> {
         let mut found = if root == "steps" {
             let step = names.next()?;
             match self.output(step) {
-                Some(output) => value(output),
+                Some(output) => match self.read(output) {
+                    Ok(value) => value,
+                    Err(failure) => return Some(Err(failure)),
+                },
                 None => return Some(missing(step)),
             }
         } else {
-            self.variable(root)?
+            match self.variable(root)? {
+                Ok(value) => value,
+                Err(failure) => return Some(Err(failure)),
+            }
         };
         for name in names {
             match found {
@@ -103,27 +132,27 @@ impl Site<'_> {
         self.state.outputs.get(&self.state.instance(step, self.rounds)?)
     }
 
-    fn variable(&self, name: &str) -> Option<Value> {
+    fn variable(&self, name: &str) -> Option<Result<Value, Failure>> {
         let state = self.state;
         match name {
-            "input" => Some(value(&state.input)),
-            "now" => Some(micros(self.now)),
+            "input" => Some(self.read(&state.input)),
+            "now" => Some(Ok(micros(self.now))),
             "saga" => {
                 let stream = state.stream.as_ref()?;
                 let tenant = stream.tenant_id().map(|tenant| tenant.as_str().to_owned());
-                Some(json!({
+                Some(Ok(json!({
                     "id": stream.name(), "tenant": tenant, "started_at": micros(state.started_at),
                     "spent": state.spent.0,
-                }))
+                })))
             }
-            "index" => self.rounds.last().map(|round| Value::from(round.index)),
+            "index" => self.rounds.last().map(|round| Ok(Value::from(round.index))),
             _ => {
                 let definition = state.definition()?;
                 let named = |round: &&Round| {
                     let kind = definition.step(round.step).map(|step| &step.kind);
                     matches!(kind, Some(Kind::Each { variable, .. }) if variable == name)
                 };
-                self.rounds.iter().rev().find(named).map(|round| value(&round.item))
+                self.rounds.iter().rev().find(named).map(|round| self.read(&round.item))
             }
         }
     }
@@ -327,11 +356,12 @@ impl Site<'_> {
         let fault = || (EXPRESSION.to_owned(), "until must be RFC 3339 or UTC microseconds".to_owned());
         time.map(TimestampUs).ok_or_else(fault)
     }
+}
 
-    /// The retry seed of one attempt.
-    pub(super) fn seed(&self, path: &StepPath, attempt: u32) -> u64 {
-        hash([&self.state.seed.to_le_bytes()[..], path.as_str().as_bytes(), &attempt.to_le_bytes()[..]])
-    }
+/// What reading a text takes, units.
+fn units(text: &str) -> u64 {
+    let bytes = u64::try_from(text.len()).unwrap_or(u64::MAX);
+    bytes.checked_div(BYTES_PER_UNIT).unwrap_or(bytes).saturating_add(1)
 }
 
 /// Keeps the last messages, and those of the system.

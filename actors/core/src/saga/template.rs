@@ -51,9 +51,10 @@ pub enum Error {
 pub fn split(text: &str) -> Result<Vec<Part>, Invalid> {
     let mut parts = Vec::new();
     let mut plain = String::new();
-    let mut rest = text;
+    let (mut rest, mut offset) = (text, 0_u32);
     let count = |text: &str| u32::try_from(text.chars().count()).unwrap_or(u32::MAX);
     while let Some((before, after)) = rest.split_once("${") {
+        offset = offset.saturating_add(count(before)).saturating_add(2);
         if let Some(escaped) = before.strip_suffix('$') {
             plain.push_str(escaped);
             plain.push_str("${");
@@ -61,7 +62,6 @@ pub fn split(text: &str) -> Result<Vec<Part>, Invalid> {
             continue;
         }
         plain.push_str(before);
-        let offset = count(text).saturating_sub(count(after));
         let Some(end) = closing(after) else {
             return Err(Invalid { message: "${ has no }".to_owned(), offset: offset.saturating_sub(2) });
         };
@@ -70,6 +70,7 @@ pub fn split(text: &str) -> Result<Vec<Part>, Invalid> {
         }
         let (expression, behind) = after.split_at(end);
         parts.push(Part::Expression { text: expression.to_owned(), offset });
+        offset = offset.saturating_add(count(expression)).saturating_add(1);
         rest = behind.get(1..).unwrap_or_default();
     }
     plain.push_str(rest);

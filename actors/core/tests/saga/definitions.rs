@@ -348,3 +348,10 @@ fn an_expression_has_one_value_whatever_the_order_of_a_hash_map() {
         assert_eq!(value("m < m"), value("m < m"));
     }
 }
+
+#[test]
+fn a_definition_has_a_bounded_number_of_expressions() {
+    let texts = "\"${1}\", ".repeat(2_001);
+    let found = findings(&definition("", &format!("- id: a\n  set: {{x: [{texts}]}}\n")));
+    assert!(found.len() == 1 && found[0].contains("at most 2000 expressions"), "{found:?}");
+}

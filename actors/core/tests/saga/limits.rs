@@ -343,3 +343,27 @@ fn values_that_are_too_large_once_they_are_escaped_fail_their_step() {
         "failed output_too_large",
     ]);
 }
+
+#[test]
+fn a_step_whose_expressions_take_too_much_together_fails_and_a_decision_ends_before_that() {
+    // Each takes a good part of what one evaluation may.
+    let heavy = "${input.l.map(x, input.l.map(y, y)).size()}";
+    let input: Vec<_> = (0..100).map(|n| n.to_string()).collect();
+    let input = format!("{{\"l\":[{}]}}", input.join(","));
+    let of = |count: usize| {
+        let values: Vec<_> = (0..count).map(|n| format!("v{n}: \"{heavy}\"")).collect();
+        format!("set: {{{}}}\n", values.join(", "))
+    };
+    let mut story = Story::begin(start(&definition("input: {l: list}", &format!("- id: a\n  {}", of(60))), &input));
+    story.wake_within(DurationUs(0));
+    let told: Vec<_> = story.events.iter().map(crate::story::short).collect();
+    assert_eq!(told.last().unwrap(), "failed expression", "{told:?}");
+    let steps: String = (0..60).map(|n| format!("- id: a{n}\n  {}", of(1))).collect();
+    let mut story = Story::begin(start(&definition("input: {l: list}", &steps), &input));
+    let mut decisions = 1;
+    while !story.state.phase.is_end() {
+        story.wake_within(DurationUs(0));
+        decisions += 1;
+    }
+    assert_eq!((story.state.phase.name(), decisions > 1), ("completed", true));
+}
