@@ -54,7 +54,9 @@ impl Draft {
         let at = self.now;
         self.push(match cause {
             Cause::Cancelled => Event::Cancelled { reason: message, at },
-            Cause::StepFailed | Cause::Limit | Cause::Operator if self.state.compensated.is_empty() => {
+            Cause::StepFailed | Cause::Limit | Cause::Operator
+                if self.state.compensated.is_empty() && self.state.left_done.is_empty() =>
+            {
                 Event::Failed { kind, message, at }
             }
             Cause::StepFailed | Cause::Limit | Cause::Operator => Event::Unwound { kind, message, at },

@@ -107,6 +107,9 @@ impl Draft {
         if output.as_str().len() > OUTPUT_BYTES_MAX {
             return self.fail_step(path, 0, too_large(), NanoUsd(0));
         }
+        if !is_readable(&output) {
+            return self.fail_step(path, 0, too_deep(), NanoUsd(0));
+        }
         if !self.state.has_room_for(&output) {
             return self.cut(Limit::OutputBytes);
         }
@@ -187,6 +190,9 @@ impl Draft {
                 let items = compact(&Value::Array(items));
                 if items.as_str().len() > OUTPUT_BYTES_MAX {
                     return Err(too_large());
+                }
+                if !is_readable(&items) {
+                    return Err(too_deep());
                 }
                 Ok(Event::ItemsFound { path, items })
             }
@@ -426,6 +432,15 @@ impl Draft {
 /// What a command or an event takes in a commit.
 fn size(stored: &impl Stored) -> usize {
     stored.to_payload().bytes.len().saturating_add(EVENT_OVERHEAD_BYTES)
+}
+
+/// Whether a value can be read again: one that nests too deeply cannot.
+fn is_readable(json: &Json) -> bool {
+    serde_json::from_str::<Value>(json.as_str()).is_ok()
+}
+
+fn too_deep() -> Fault {
+    ("output_too_deep".to_owned(), "an outcome nests too deeply to be read again".to_owned())
 }
 
 fn too_large() -> Fault {

@@ -120,7 +120,7 @@ impl State {
     /// This server cannot read the definition: it stands still until one that can runs it.
     fn unread(&mut self, message: &str) {
         let (kind, message) = (UNREADABLE.to_owned(), message.to_owned());
-        let failure = (kind.clone(), message.clone());
+        let failure = (StepPath::default(), kind.clone(), message.clone());
         self.definition = None;
         self.phase = Phase::NeedsOperator { cause: Cause::Operator, path: StepPath::default(), kind, message, failure };
     }
@@ -145,7 +145,12 @@ impl State {
                 self.changed_at = *at;
                 self.settle(&compensation_path(path), NanoUsd(0));
                 self.done.retain(|done| done.path != *path);
-                self.compensated.push(path.clone());
+                let ended = if matches!(event, Event::StepCompensated { .. }) {
+                    &mut self.compensated
+                } else {
+                    &mut self.left_done
+                };
+                ended.push(path.clone());
                 self.resume();
             }
             Event::CompensationFailed { path, attempt, at, .. } => {
@@ -271,13 +276,13 @@ impl State {
     }
 
     fn operator_needed(&mut self, path: &StepPath, kind: &str, message: &str) {
-        if let Phase::Unwinding { cause, kind: why, message: said, .. } = &self.phase {
+        if let Phase::Unwinding { cause, path: failed, kind: why, message: said } = &self.phase {
             self.phase = Phase::NeedsOperator {
                 cause: *cause,
                 path: path.clone(),
                 kind: kind.to_owned(),
                 message: message.to_owned(),
-                failure: (why.clone(), said.clone()),
+                failure: (failed.clone(), why.clone(), said.clone()),
             };
         }
     }
@@ -301,7 +306,7 @@ impl State {
 
     /// Goes on with undoing after an operator's word.
     fn resume(&mut self) {
-        if let Phase::NeedsOperator { cause, path, failure: (kind, message), .. } = &self.phase {
+        if let Phase::NeedsOperator { cause, failure: (path, kind, message), .. } = &self.phase {
             let (cause, path, kind, message) = (*cause, path.clone(), kind.clone(), message.clone());
             self.phase = Phase::Unwinding { cause, path, kind, message };
         }

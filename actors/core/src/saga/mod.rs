@@ -339,6 +339,7 @@ impl State {
 
 /// What is kept of a value from outside: its compact form, which may be longer than it came; `None` = it cannot be.
 fn kept(json: &Json) -> Option<Json> {
+    // What nests too deeply to be read is no value either.
     let compact = serde_json::from_str(json.as_str()).map(|value| tree::compact(&value)).ok()?;
     (compact.as_str().len() <= OUTPUT_BYTES_MAX).then_some(compact)
 }

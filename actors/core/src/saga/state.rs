@@ -64,7 +64,7 @@ pub enum Phase {
     /// What was done is being undone.
     Unwinding { cause: Cause, path: StepPath, kind: String, message: String },
     /// Something could not be undone.
-    NeedsOperator { cause: Cause, path: StepPath, kind: String, message: String, failure: (String, String) },
+    NeedsOperator { cause: Cause, path: StepPath, kind: String, message: String, failure: (StepPath, String, String) },
     /// It came to a good end.
     Completed { output: Json },
     /// It failed; nothing had to be undone.
@@ -254,6 +254,8 @@ pub struct State {
     pub done: Vec<Done>,
     /// Steps that are undone.
     pub compensated: Vec<StepPath>,
+    /// Steps that stay done by an operator's word, or because the definition does not undo them any more.
+    pub left_done: Vec<StepPath>,
     /// Signals that no step has taken.
     pub signals: VecDeque<(String, Json)>,
     /// Steps begun.

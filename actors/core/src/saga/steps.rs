@@ -113,6 +113,9 @@ impl Steps {
             if bounded && step.timeout.is_some_and(|timeout| timeout > TIMEOUT_MAX) {
                 reader.find(node.at, "a step that waits for a machine has a timeout of at most 3600s");
             }
+            if let (Kind::Approve { .. }, Some(found)) = (&kind, node.get("timeout")) {
+                reader.find(found.at, "the timeout of an approve stands within it");
+            }
             if !kind.is_action() {
                 for key in ["timeout", "retry", "compensate"] {
                     if let Some(found) = node.get(key) {

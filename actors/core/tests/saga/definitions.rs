@@ -151,6 +151,7 @@ fn fields_have_kinds_units_and_bounds() {
         ),
         ("each: {items: x, in_parallel: 65, steps: [{id: b, set: {}}]}", "in_parallel must be a whole number, 1 to 64"),
         ("model: {model: m, messages: []}", "model needs max_tokens"),
+        ("approve: {title: t, timeout: 1h}\n  timeout: 1h", "the timeout of an approve stands within it"),
         ("http: {url: u, headers: {\"a b\": c}}", "a b is no name of a header"),
         (
             "http: {url: u}\n  compensate: {http: {url: \"${steps.a.body}\"}}",

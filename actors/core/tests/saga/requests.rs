@@ -168,3 +168,24 @@ fn a_late_answer_is_kept_for_what_undoes_its_step() {
     story.wake();
     assert_eq!(asked(story.effects.last()), "v/none");
 }
+
+#[test]
+fn values_that_nest_too_deeply_fail_their_step_instead_of_reading_as_nothing() {
+    let deep = format!("{}1{}", "[".repeat(120), "]".repeat(120));
+    let text = definition("input: {v: any}", "- id: a\n  set: {x: [[[[[[[[[\"${input.v}\"]]]]]]]]]}\n");
+    let mut story = Story::begin(start(&text, &format!("{{\"v\":{deep}}}")));
+    story.then(&["started", "a failed output_too_deep", "unwinding StepFailed", "failed output_too_deep"]);
+}
+
+#[test]
+fn what_an_operator_leaves_done_is_not_told_as_undone_and_the_first_failure_stays_the_reason() {
+    let steps =
+        "- id: a\n  http: {url: u}\n  compensate: {retry: {attempts: 1}, http: {url: v}}\n- id: b\n  http: {url: u}\n";
+    let mut story = Story::of("", &format!("- id: z\n  http: {{url: u}}\n  compensate: {{http: {{url: v}}}}\n{steps}"));
+    story.succeed("z", "0").succeed("a", "1").fail("b", "no").fail("a.compensate", "down");
+    story.tell(&Command::SkipStep { path: "a".into(), reason: "by hand".to_owned() }).unwrap();
+    let view = Saga::view(&story.state, story.now);
+    assert_eq!((view.compensated.len(), view.error.unwrap().path.as_str()), (0, "b"));
+    story.succeed("z.compensate", "1");
+    assert_eq!(story.state.phase.name(), "compensated");
+}
