@@ -248,6 +248,8 @@ pub enum Event {
         deadline: TimestampUs,
         at: TimestampUs,
     },
+    /// An attempt waits for others to end: what they hold would not leave enough for it.
+    StepHeld { path: StepPath, attempt: u32, at: TimestampUs },
     /// A step came to a good end; attempt 0 = it needed nothing from outside.
     StepSucceeded { path: StepPath, attempt: u32, output: Json, cost: NanoUsd, at: TimestampUs },
     /// Its condition was false.
@@ -305,8 +307,10 @@ pub enum Event {
     },
     /// An operator had it tried again.
     StepRetried { path: StepPath, at: TimestampUs },
-    /// An outcome that nobody waits for any more.
-    OutcomeIgnored { path: StepPath, attempt: u32, succeeded: bool, detail: String, at: TimestampUs },
+    /// An outcome that nobody waits for any more; `output` = what is kept of it for what undoes the step, empty = nothing.
+    OutcomeIgnored { path: StepPath, attempt: u32, succeeded: bool, detail: String, output: Json, at: TimestampUs },
+    /// A saga that a step started is told to end; its last word is waited for.
+    ChildCancelled { path: StepPath, child: StreamId, reason: String, at: TimestampUs },
     /// It came to a good end.
     Completed { output: Json, at: TimestampUs },
     /// It failed, and nothing had to be undone.

@@ -714,6 +714,31 @@ pub struct SagaOutcomeIgnored {
     pub detail: ::prost::alloc::string::String,
     #[prost(uint64, tag = "5")]
     pub at_us: u64,
+    /// What is kept of it for what undoes the step; empty = nothing.
+    #[prost(string, tag = "6")]
+    pub output: ::prost::alloc::string::String,
+}
+/// An attempt waits for others to end: what they hold would not leave enough for it.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SagaStepHeld {
+    #[prost(string, tag = "1")]
+    pub path: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "2")]
+    pub attempt: u32,
+    #[prost(uint64, tag = "3")]
+    pub at_us: u64,
+}
+/// A saga that a step started is told to end.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SagaChildCancelled {
+    #[prost(string, tag = "1")]
+    pub path: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub child: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub reason: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "4")]
+    pub at_us: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SagaCompleted {

@@ -96,8 +96,10 @@ fn run_tests(file: &Path, output: &mut Output) -> Result<(), Failure> {
         output.document(&report)?;
     } else {
         output.line(format!("{}@{}: {} deeds in the good run", definition.name, definition.version, report.deeds))?;
-        let rows = report.failures.iter().map(|(path, end)| vec![path.clone(), end.clone()]);
-        output.table(&[Column::Left("step that fails"), Column::Left("how it ends")], rows)?;
+        let rows = report.failures.iter().zip(&report.lost);
+        let rows = rows.map(|((path, end), (_, lost))| vec![path.clone(), end.clone(), lost.clone()]);
+        let columns = ["step", "how it ends if it fails", "if its answer is lost"].map(Column::Left);
+        output.table(&columns, rows)?;
         for step in &report.not_reached {
             output.line(format!("not reached: {step} (write outcomes under `test` that lead to it)"))?;
         }
@@ -105,7 +107,7 @@ fn run_tests(file: &Path, output: &mut Output) -> Result<(), Failure> {
             output.line(format!("problem: {problem}"))?;
         }
         if report.problems.is_empty() {
-            output.line("it succeeds, unwinds from each step, and ends the same when every step runs twice")?;
+            output.line("it succeeds, unwinds from each step and each lost answer, and ends the same when every step runs twice")?;
         }
     }
     if report.problems.is_empty() { Ok(()) } else { Err(Failure::Found) }

@@ -54,7 +54,7 @@ fn faults_of_a_saga_are_told_with_file_line_and_column() {
     // What cannot be undone does not unwind.
     file(
         "stuck.yaml",
-        "definition: stuck\nversion: 1\nsteps:\n  - id: a\n    http: {url: u}\n    compensate:\n      http: {url: \"${steps.a.gone}\"}\n  - id: b\n    http: {url: u}\n",
+        "definition: stuck\nversion: 1\nsteps:\n  - id: a\n    http: {url: u}\n    compensate:\n      http: {url: \"${has(steps.a) ? steps.a.gone : 'u'}\"}\n  - id: b\n    http: {url: u}\n",
     );
     let stuck = run(directory.path(), &["saga", "test", "stuck.yaml"]);
     assert_eq!(stuck.code, Some(1));

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     definition::{Definition, Kind, StepIndex, Until},
-    expression::Expression,
+    expression::{EXPRESSIONS_LEN_MAX, Expression},
     reader::{Reader, cut},
     template::{Part, expressions},
     tree::{Content, Node, Place},
@@ -44,7 +44,7 @@ pub(super) fn check(definition: &Definition, reader: &mut Reader) {
             }
         }
     }
-    let mut checker = Checker { definition, reader };
+    let mut checker = Checker { definition, reader, expressions: 0 };
     for (index, step) in (0_u32..).zip(&definition.steps) {
         let site = Site::Step(index);
         if let Some(condition) = &step.condition {
@@ -96,6 +96,8 @@ pub fn cycle<'d>(definitions: impl IntoIterator<Item = &'d Definition>) -> Optio
 struct Checker<'c> {
     definition: &'c Definition,
     reader: &'c mut Reader,
+    /// How many there were.
+    expressions: u32,
 }
 
 impl Checker<'_> {
@@ -197,6 +199,14 @@ impl Checker<'_> {
     }
 
     fn parsed(&mut self, text: &str, at: Place, site: Site, condition: bool) {
+        self.expressions = self.expressions.saturating_add(1);
+        if self.expressions > EXPRESSIONS_LEN_MAX {
+            // Told once, and not read on: that alone takes time.
+            if self.expressions == EXPRESSIONS_LEN_MAX.saturating_add(1) {
+                self.reader.find(at, format!("a definition has at most {EXPRESSIONS_LEN_MAX} expressions"));
+            }
+            return;
+        }
         let expression = match Expression::parse(text) {
             Ok(expression) => expression,
             Err(invalid) => {
@@ -219,6 +229,15 @@ impl Checker<'_> {
                 Some(step) if !self.is_visible(step, site) => {
                     self.reader
                         .find(at, format!("the outcome of {} is not there yet, or is another branch's", cut(name)));
+                }
+                // A step is undone too if its last word was a timeout: then it has no outcome.
+                Some(step)
+                    if matches!(site, Site::Compensation(own) if own == step)
+                        && !text.contains(&format!("has(steps.{name}")) =>
+                {
+                    let said =
+                        format!("{} has no outcome if it timed out: ask has(steps.{}) first", cut(name), cut(name));
+                    self.reader.find(at, said);
                 }
                 Some(_) => {}
             }

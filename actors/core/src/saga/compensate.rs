@@ -9,11 +9,15 @@ use events_model::{
 };
 
 use super::{
+    definition::{Kind, WAIT_MAX},
     draft::{Draft, TIMEOUT_DEFAULT},
     render::{Site, cut},
-    request::Request,
     state::{Attempt, Phase, compensation_path},
 };
+
+/// Most steps that are named to an operator, of those that are undone (the last) and those that are left (the next);
+/// with more, the message says how many there are.
+pub const PATHS_SHOWN_MAX: usize = 100;
 
 impl Draft {
     pub(super) fn advance_unwinding(&mut self) {
@@ -33,11 +37,12 @@ impl Draft {
             });
         };
         let attempt = next.attempts.saturating_add(1);
-        let site = Site { state: &self.state, rounds: &next.rounds, now: self.now };
+        let site = Site::new(&self.state, &next.rounds, self.now, &self.work);
         match site.request(&undo.kind, &compensation_path(&next.path), attempt) {
             Ok((request, _)) => {
-                let deadline = self.now.after(undo.timeout.unwrap_or(TIMEOUT_DEFAULT));
-                let request = without_budget(request).write();
+                // A saga ends by its own limits.
+                let longest = if matches!(undo.kind, Kind::Saga { .. }) { WAIT_MAX } else { TIMEOUT_DEFAULT };
+                let deadline = self.now.after(undo.timeout.unwrap_or(longest));
                 self.push(Event::CompensationStarted { path: next.path, attempt, request, deadline, at: self.now });
             }
             Err((kind, message)) => self.need_operator(&next.path, next.attempts, kind, message),
@@ -49,7 +54,9 @@ impl Draft {
         let at = self.now;
         self.push(match cause {
             Cause::Cancelled => Event::Cancelled { reason: message, at },
-            Cause::StepFailed | Cause::Limit | Cause::Operator if self.state.compensated.is_empty() => {
+            Cause::StepFailed | Cause::Limit | Cause::Operator
+                if self.state.compensated.is_empty() && self.state.left_done.is_empty() =>
+            {
                 Event::Failed { kind, message, at }
             }
             Cause::StepFailed | Cause::Limit | Cause::Operator => Event::Unwound { kind, message, at },
@@ -83,23 +90,16 @@ impl Draft {
         let (failed, at) = (path.clone(), self.now);
         let (what, said) = (kind.clone(), message.clone());
         self.push(Event::CompensationFailed { path: failed, attempt, kind: what, message: said, at });
-        let compensated = self.state.compensated.clone();
-        let remaining = self.state.done.iter().rev().map(|done| done.path.clone()).collect();
+        let (undone, left) = (self.state.compensated.len(), self.state.done.len());
+        let message = if undone.max(left) > PATHS_SHOWN_MAX {
+            cut(&format!("{undone} steps are undone, {left} are left; {message}"))
+        } else {
+            message
+        };
+        let newest = undone.saturating_sub(PATHS_SHOWN_MAX);
+        let compensated = self.state.compensated.iter().skip(newest).cloned().collect();
+        let remaining = self.state.done.iter().rev().take(PATHS_SHOWN_MAX).map(|done| done.path.clone()).collect();
         self.push(Event::OperatorNeeded { path: path.clone(), kind, message, compensated, remaining, at });
-    }
-}
-
-/// A saga that undoes something spends nothing: its money would be beyond the budget.
-fn without_budget(request: Request) -> Request {
-    match request {
-        Request::Saga { definition, version, input, stream, .. } => {
-            Request::Saga { definition, version, input, budget: NanoUsd(0), stream }
-        }
-        other @ (Request::Model { .. }
-        | Request::Http { .. }
-        | Request::Append { .. }
-        | Request::Notify { .. }
-        | Request::Approve { .. }) => other,
     }
 }
 

@@ -109,14 +109,14 @@ pub struct Limits {
     pub window: u32,
     /// How often the same step may ask the same and get the same there.
     pub same: u32,
-    /// Ended steps in a row without a new output.
+    /// Ended steps in a row that asked what they, or their like, had asked before, and got the same.
     pub no_progress_steps: u32,
 }
 
 impl Limits {
     /// What holds where a definition says nothing.
     pub const DEFAULT: Self = Self {
-        steps: 1_000,
+        steps: 5_000,
         wall_time: DurationUs::from_secs(30 * 24 * 3_600),
         spend: BUDGET_MAX,
         window: 64,

@@ -3,25 +3,36 @@
 //! Whatever can happen without the world happens at once and in the order of the paths, up to `EVENTS_MAX` events or
 //! `BYTES_MAX` bytes; what is left over is due at once (`next_deadline`).
 
+use std::cell::Cell;
+
 use events_model::{
     DurationUs, NanoUsd, TimestampUs,
-    saga::{Cause, Event, Json, Limit, StepPath},
+    envelope::Stored,
+    saga::{Cause, Command, Event, Json, Limit, StepPath},
 };
 use serde_json::Value;
 
 use super::{
     definition::{Kind, OnTimeout, Retry, Step, StepIndex, Until},
     evolve::{TIMEOUT, UNUSABLE, path_at},
+    expression::WORK_MAX,
     limits::{Verdict, judge},
+    ready::Ready,
     render::{Fault, Site, cut},
-    state::{Current, OUTPUT_BYTES_MAX, Phase, State, step_path},
+    state::{Attempt, Current, OUTPUT_BYTES_MAX, OUTPUTS_BYTES_MAX, Phase, State, hash, step_path},
     tree::compact,
 };
 
 /// Most events of one decision, about.
 pub const EVENTS_MAX: usize = 256;
-/// Most bytes of requests and outcomes of one decision, about: a commit holds 1 MiB.
-pub const BYTES_MAX: usize = 512 * 1024;
+/// Bytes of a decision, its command counted, from which on nothing more is added to it: a commit holds 1 MiB, and what
+/// may follow the last look at this bound is one event of `REQUEST_BYTES_MAX` or a few lists of `PATHS_SHOWN_MAX` paths.
+pub const BYTES_MAX: usize = 768 * 1024;
+/// Largest command, bytes: what a definition, an input and prices need; twice this is within a decision, for the event
+/// may say it again.
+pub const COMMAND_BYTES_MAX: usize = 384 * 1024;
+/// What an event takes in a commit besides its own bytes, at most.
+const EVENT_OVERHEAD_BYTES: usize = 96;
 /// Longest attempt of a step that does not say.
 pub const TIMEOUT_DEFAULT: DurationUs = DurationUs::from_secs(60);
 
@@ -31,51 +42,39 @@ pub(super) struct Draft {
     pub(super) events: Vec<Event>,
     pub(super) now: TimestampUs,
     bytes: usize,
+    /// The work of its expressions, units.
+    pub(super) work: Cell<u64>,
 }
 
 impl Draft {
-    pub(super) fn new(state: &State, now: TimestampUs) -> Self {
-        Self { state: state.clone(), events: Vec::new(), now, bytes: 0 }
+    pub(super) fn new(state: &State, command: &Command, now: TimestampUs) -> Self {
+        Self { state: state.clone(), events: Vec::new(), now, bytes: size(command), work: Cell::new(0) }
+    }
+
+    /// Whether the command is larger than any.
+    pub(super) fn is_too_large(&self) -> bool {
+        self.bytes > COMMAND_BYTES_MAX
+    }
+
+    /// Whether another event may be added that is not the last word on the command itself.
+    fn has_room(&self) -> bool {
+        self.events.len() < EVENTS_MAX && self.bytes < BYTES_MAX && self.work.get() < WORK_MAX
     }
 
     pub(super) fn push(&mut self, event: Event) {
-        self.bytes = self.bytes.saturating_add(match &event {
-            Event::StepStarted { request, .. } | Event::CompensationStarted { request, .. } => request.as_str().len(),
-            Event::StepSucceeded { output, .. } | Event::Completed { output, .. } => output.as_str().len(),
-            Event::ItemsFound { items, .. } => items.as_str().len(),
-            Event::SignalReceived { payload, .. } => payload.as_str().len(),
-            Event::Started { .. }
-            | Event::StepSkipped { .. }
-            | Event::AttemptFailed { .. }
-            | Event::StepFailed { .. }
-            | Event::WaitStarted { .. }
-            | Event::WaitEnded { .. }
-            | Event::SignalConsumed { .. }
-            | Event::BranchesStarted { .. }
-            | Event::ItemStarted { .. }
-            | Event::BranchEnded { .. }
-            | Event::Degraded { .. }
-            | Event::LoopCut { .. }
-            | Event::UnwindingStarted { .. }
-            | Event::StepCompensated { .. }
-            | Event::CompensationFailed { .. }
-            | Event::CompensationSkipped { .. }
-            | Event::OperatorNeeded { .. }
-            | Event::StepRetried { .. }
-            | Event::OutcomeIgnored { .. }
-            | Event::Failed { .. }
-            | Event::Unwound { .. }
-            | Event::Cancelled { .. }
-            | Event::Migrated { .. } => 0,
-        });
+        self.bytes = self.bytes.saturating_add(size(&event));
         self.state = std::mem::take(&mut self.state).evolve(&event);
         self.events.push(event);
     }
 
     /// Does all that follows without the world.
     pub(super) fn advance(&mut self) {
-        while self.events.len() < EVENTS_MAX && self.bytes < BYTES_MAX {
+        while self.has_room() {
             let before = self.events.len();
+            if let Some((path, _)) = self.state.dropped_child() {
+                self.cancel_child(&path.clone(), "nobody waits for it any more");
+                continue;
+            }
             match self.state.phase {
                 Phase::Running => self.advance_running(),
                 Phase::Unwinding { .. } => self.advance_unwinding(),
@@ -108,15 +107,24 @@ impl Draft {
         if output.as_str().len() > OUTPUT_BYTES_MAX {
             return self.fail_step(path, 0, too_large(), NanoUsd(0));
         }
+        if !is_readable(&output) {
+            return self.fail_step(path, 0, too_deep(), NanoUsd(0));
+        }
+        if !self.state.has_room_for(&output) {
+            return self.cut(Limit::OutputBytes);
+        }
         let (path, at) = (path.clone(), self.now);
         self.push(Event::StepSucceeded { path, attempt: 0, output, cost: NanoUsd(0), at });
     }
 
     fn complete(&mut self) {
-        let site = Site { state: &self.state, rounds: &[], now: self.now };
+        let site = Site::new(&self.state, &[], self.now, &self.work);
         let output = self.state.definition().and_then(|read| read.output.as_ref());
-        match output.map_or(Ok(Value::Null), |output| site.render(output)) {
-            Ok(output) => self.push(Event::Completed { output: compact(&output), at: self.now }),
+        let output = output.map_or(Ok(Value::Null), |output| site.render(output)).map(|output| compact(&output));
+        // What is rendered is bounded before its quotes are escaped.
+        let bounded = |output: &Json| output.as_str().len() <= OUTPUT_BYTES_MAX;
+        match output.and_then(|output| bounded(&output).then_some(output).ok_or_else(too_large)) {
+            Ok(output) => self.push(Event::Completed { output, at: self.now }),
             Err((kind, message)) => self.unwind(Cause::StepFailed, StepPath::default(), kind, message),
         }
     }
@@ -130,7 +138,7 @@ impl Draft {
             Verdict::Cut(reason) => return self.cut(reason),
         }
         let (path, rounds) = (step_path(key, &step.id), frame.rounds.clone());
-        let site = Site { state: &self.state, rounds: &rounds, now: self.now };
+        let site = Site::new(&self.state, &rounds, self.now, &self.work);
         let begun = match step.condition.as_ref().map_or(Ok(true), |condition| site.holds(condition)) {
             Ok(false) => Ok(Event::StepSkipped { path: path.clone() }),
             Ok(true) if step.kind.is_action() => return self.attempt(&path, index, 1),
@@ -138,6 +146,7 @@ impl Draft {
             Err(fault) => Err(fault),
         };
         match begun {
+            Ok(Event::StepSucceeded { path, output, .. }) => self.succeed_inside(&path, output),
             Ok(event) => self.push(event),
             Err(fault) => self.fail_step(&path, 0, fault, NanoUsd(0)),
         }
@@ -182,6 +191,9 @@ impl Draft {
                 if items.as_str().len() > OUTPUT_BYTES_MAX {
                     return Err(too_large());
                 }
+                if !is_readable(&items) {
+                    return Err(too_deep());
+                }
                 Ok(Event::ItemsFound { path, items })
             }
             Kind::Set { values } => {
@@ -204,11 +216,17 @@ impl Draft {
         let Some(step) = definition.step(index) else { return };
         let rounds = self.state.frames.get(&super::state::split_step(path).0).map(|frame| frame.rounds.clone());
         let rounds = rounds.unwrap_or_default();
-        let site = Site { state: &self.state, rounds: &rounds, now: self.now };
+        let site = Site::new(&self.state, &rounds, self.now, &self.work);
         let (request, reserved) = match site.request(&step.kind, path, attempt) {
             Ok(found) => found,
             Err(fault) => return self.fail_step(path, 0, fault, NanoUsd(0)),
         };
+        let unspent = self.state.budget.minus(self.state.spent);
+        let held_back = reserved > self.state.left() && reserved <= unspent && self.state.forward().next().is_some();
+        if held_back || !self.state.has_room_beside(&request) {
+            let (path, at) = (path.clone(), self.now);
+            return self.push(Event::StepHeld { path, attempt, at });
+        }
         if reserved > self.state.left() {
             let levels = definition.degrade.len();
             if usize::try_from(self.state.level).is_ok_and(|level| level < levels) {
@@ -218,7 +236,7 @@ impl Draft {
             return self.cut(Limit::Spend);
         }
         let deadline = self.now.after(timeout(step, &step.kind, &self.state, self.now));
-        let (path, request, at) = (path.clone(), request.write(), self.now);
+        let (path, request, at) = (path.clone(), request, self.now);
         self.push(Event::StepStarted { path, attempt, request, reserved, deadline, at });
     }
 
@@ -253,15 +271,42 @@ impl Draft {
         for _ in 1..attempt {
             most = most.saturating_mul(retry.factor.into()).min(retry.max.0);
         }
-        let seed = Site { state: &self.state, rounds: &[], now: self.now }.seed(path, attempt);
+        let seed = hash([&self.state.seed.to_le_bytes()[..], path.as_str().as_bytes(), &attempt.to_le_bytes()[..]]);
         let wait = seed.checked_rem(most.min(retry.max.0).saturating_add(1)).unwrap_or(0);
         Some(self.now.after(DurationUs(wait)))
     }
 
     /// A step did its work, but what came of it cannot be kept: like after a timeout, it has to be undone.
     pub(super) fn unusable(&mut self, path: &StepPath, message: String, cost: NanoUsd) {
+        if self.lost(path, &message, cost) {
+            return;
+        }
         let attempt = self.state.attempts.get(path).map_or(0, |flying| flying.attempt);
         self.fail_step(path, attempt, (UNUSABLE.to_owned(), message), cost);
+    }
+
+    /// The same, because all outcomes together are too large: that is a limit of the saga, not the step's fault.
+    pub(super) fn overfull(&mut self, path: &StepPath, cost: NanoUsd) {
+        let message = format!("all outcomes together have at most {OUTPUTS_BYTES_MAX} bytes");
+        if !self.lost(path, &message, cost) {
+            self.step_failed(path, message, cost);
+            self.cut(Limit::OutputBytes);
+        }
+    }
+
+    /// Whether nobody waits for an attempt: then its failure does not decide about the saga.
+    fn lost(&mut self, path: &StepPath, message: &str, cost: NanoUsd) -> bool {
+        let lost = self.state.attempts.get(path).is_some_and(|flying| flying.abandoned);
+        if lost {
+            self.step_failed(path, message.to_owned(), cost);
+        }
+        lost
+    }
+
+    fn step_failed(&mut self, path: &StepPath, message: String, cost: NanoUsd) {
+        let attempt = self.state.attempts.get(path).map_or(0, |flying| flying.attempt);
+        let (path, kind, at) = (path.clone(), UNUSABLE.to_owned(), self.now);
+        self.push(Event::StepFailed { path, attempt, kind, message, cost, at });
     }
 
     pub(super) fn fail_step(&mut self, path: &StepPath, attempt: u32, (kind, message): Fault, cost: NanoUsd) {
@@ -289,26 +334,24 @@ impl Draft {
 
     /// Does all that is due.
     pub(super) fn wake(&mut self) {
-        if matches!(self.state.phase, Phase::Running) && self.state.deadline <= self.now {
+        let now = self.now;
+        let over = matches!(self.state.phase, Phase::Running) && self.state.deadline <= now;
+        // All steps have ended and only what nobody waits for is in flight: that does not cut it.
+        let only_losers = over && self.state.is_at_end();
+        if over && !only_losers {
             self.cut(Limit::WallTime);
         }
-        let now = self.now;
-        let late: Vec<StepPath> = self
-            .state
-            .attempts
-            .iter()
-            .filter(|(_, flying)| flying.deadline <= now)
-            .map(|(path, _)| path.clone())
-            .collect();
-        for path in late {
-            if self.events.len() >= EVENTS_MAX {
+        let late = |flying: &Attempt| only_losers || (!flying.is_ending && flying.deadline <= now);
+        let late = self.state.attempts.iter().filter(|(_, flying)| late(flying)).map(|(path, _)| path.clone());
+        for path in late.collect::<Vec<_>>() {
+            if !self.has_room() {
                 return;
             }
             self.time_out(&path);
         }
         let waiting: Vec<StepPath> = self.state.frames.keys().cloned().collect();
         for key in waiting {
-            if self.events.len() >= EVENTS_MAX || self.bytes >= BYTES_MAX {
+            if !self.has_room() {
                 return;
             }
             self.wait_over(&key);
@@ -317,6 +360,11 @@ impl Draft {
 
     fn time_out(&mut self, path: &StepPath) {
         let Some(flying) = self.state.attempts.get(path).cloned() else { return };
+        // A saga that was started is told to end, and then waited for: who began another one beside it would do
+        // everything twice. Only at the very end nobody waits any more.
+        if flying.child.is_some() && !self.state.is_at_end() {
+            return self.cancel_child(path, "the step that waits for it has no more time");
+        }
         if let Some(undone) = super::state::compensated_step(path) {
             return self.undo_failed(&undone, &flying, TIMEOUT.to_owned(), "there was no answer in time");
         }
@@ -329,6 +377,12 @@ impl Draft {
         }
         // Nobody knows what it cost: at worst all that was reserved.
         self.attempt_failed(path, TIMEOUT.to_owned(), "there was no answer in time", flying.reserved);
+    }
+
+    fn cancel_child(&mut self, path: &StepPath, reason: &str) {
+        let Some(child) = self.state.attempts.get(path).and_then(|flying| flying.child.clone()) else { return };
+        let (path, reason, at) = (path.clone(), reason.to_owned(), self.now);
+        self.push(Event::ChildCancelled { path, child, reason, at });
     }
 
     fn wait_over(&mut self, key: &StepPath) {
@@ -357,6 +411,7 @@ impl Draft {
             }
             Current::Idle
             | Current::Running
+            | Current::Held { .. }
             | Current::Backoff { .. }
             | Current::Waiting { .. }
             | Current::Branches { .. }
@@ -374,63 +429,18 @@ impl Draft {
     }
 }
 
-impl State {
-    /// Whether something can happen without the world.
-    pub(super) fn is_ready(&self) -> bool {
-        self.ready().is_some()
-    }
-
-    /// The first frame that can go on, in the order of the paths.
-    fn ready(&self) -> Option<(StepPath, Ready)> {
-        for (key, frame) in &self.frames {
-            let at = self.at(frame);
-            let ready = match (&frame.current, at) {
-                (Current::Idle, Some(step)) => Some(Ready::Begin(step)),
-                // The last word is spoken when nothing is in flight: money, and what may have to be undone.
-                (Current::Idle, None) if key.as_str().is_empty() && !self.attempts.is_empty() => None,
-                (Current::Idle, None) => Some(Ready::FrameEnd),
-                (Current::Branches { count, ended }, Some(step)) => {
-                    let kind = self.definition().and_then(|read| read.step(step)).map(|step| &step.kind);
-                    let output = kind.and_then(|kind| self.joined(kind, *count, ended));
-                    output.and_then(|output| Some(Ready::Join(path_at(self, key, frame)?, output)))
-                }
-                (Current::Items { items, begun, ended }, Some(step)) => self.items(key, step, items, *begun, ended),
-                (Current::Running | Current::Backoff { .. } | Current::Waiting { .. }, _)
-                | (Current::Branches { .. } | Current::Items { .. }, None) => None,
-            };
-            if let Some(ready) = ready {
-                return Some((key.clone(), ready));
-            }
-        }
-        None
-    }
-
-    fn items(
-        &self,
-        key: &StepPath,
-        step: StepIndex,
-        items: &[Json],
-        begun: u32,
-        ended: &std::collections::BTreeMap<u32, Json>,
-    ) -> Option<Ready> {
-        let step = self.definition()?.step(step)?;
-        let Kind::Each { in_parallel, .. } = &step.kind else { return None };
-        let path = step_path(key, &step.id);
-        let count = u32::try_from(items.len()).unwrap_or(u32::MAX);
-        if let Some(output) = self.joined(&step.kind, count, ended) {
-            return Some(Ready::Join(path, output));
-        }
-        let running = begun.saturating_sub(u32::try_from(ended.len()).unwrap_or(u32::MAX));
-        (begun < count && running < *in_parallel).then_some(Ready::Item(path, begun))
-    }
+/// What a command or an event takes in a commit.
+fn size(stored: &impl Stored) -> usize {
+    stored.to_payload().bytes.len().saturating_add(EVENT_OVERHEAD_BYTES)
 }
 
-/// What a frame can do.
-enum Ready {
-    Begin(StepIndex),
-    FrameEnd,
-    Join(StepPath, Json),
-    Item(StepPath, u32),
+/// Whether a value can be read again: one that nests too deeply cannot.
+fn is_readable(json: &Json) -> bool {
+    serde_json::from_str::<Value>(json.as_str()).is_ok()
+}
+
+fn too_deep() -> Fault {
+    ("output_too_deep".to_owned(), "an outcome nests too deeply to be read again".to_owned())
 }
 
 fn too_large() -> Fault {

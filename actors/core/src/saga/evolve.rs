@@ -8,12 +8,12 @@ use events_model::{
 };
 
 use super::{
-    definition::{Join, Kind, StepIndex},
+    definition::{Kind, StepIndex},
     parse,
     request::Request,
     state::{
-        Attempt, Current, Done, Frame, HISTORY_LEN_MAX, Phase, Round, Shared, State, branch_path, compensated_step,
-        compensation_path, hash, split_branch, split_step, step_path, value,
+        Attempt, Current, Done, Frame, Phase, Round, Shared, State, branch_path, compensated_step, compensation_path,
+        split_branch, split_step, step_path, value,
     },
 };
 
@@ -21,6 +21,8 @@ use super::{
 pub const TIMEOUT: &str = "timeout";
 /// What a failure is called whose attempt did its work, with an outcome that cannot be kept.
 pub(super) const UNUSABLE: &str = "outcome_unusable";
+/// Why a saga stands still whose definition this server cannot read.
+pub const UNREADABLE: &str = "definition";
 
 impl State {
     /// Folds one event.
@@ -32,18 +34,29 @@ impl State {
     }
 
     fn fold(&mut self, event: &Event) {
+        // Without its definition nothing of a saga can be told but its end.
+        if self.definition.is_none() && !matches!(event, Event::Started { .. }) {
+            return self.fold_unread(event);
+        }
         match event {
             Event::Started { stream, definition, input, budget, deadline, seed, parent, prices, at } => {
-                self.definition = parse::load(definition).ok().map(|read| Shared(Arc::new(read)));
                 self.stream = Some(stream.clone());
                 (self.input, self.budget, self.deadline) = (input.clone(), *budget, *deadline);
                 (self.seed, self.started_at, self.changed_at) = (*seed, *at, *at);
                 (self.parent, self.prices) = (parent.clone(), prices.clone());
                 self.phase = Phase::Running;
+                match parse::load(definition) {
+                    Ok(read) => self.definition = Some(Shared(Arc::new(read))),
+                    Err(fault) => return self.unread(&fault.message),
+                }
                 self.frames.insert(StepPath::default(), frame(0, Vec::new()));
             }
             Event::StepStarted { path, attempt, request, reserved, deadline, at } => {
                 self.started(path, *attempt, request, *reserved, *deadline, *at);
+            }
+            Event::StepHeld { path, attempt, at } => {
+                self.changed_at = *at;
+                self.set_current(path, Current::Held { attempt: *attempt });
             }
             Event::StepSucceeded { path, attempt, output, cost, at } => {
                 self.changed_at = *at;
@@ -89,6 +102,7 @@ impl State {
                 self.unwinding(*cause, path, kind, message);
             }
             Event::CompensationStarted { .. }
+            | Event::ChildCancelled { .. }
             | Event::StepCompensated { .. }
             | Event::CompensationFailed { .. }
             | Event::CompensationSkipped { .. }
@@ -103,6 +117,23 @@ impl State {
         }
     }
 
+    /// This server cannot read the definition: it stands still until one that can runs it.
+    fn unread(&mut self, message: &str) {
+        let (kind, message) = (UNREADABLE.to_owned(), message.to_owned());
+        let failure = (StepPath::default(), kind.clone(), message.clone());
+        self.definition = None;
+        self.phase = Phase::NeedsOperator { cause: Cause::Operator, path: StepPath::default(), kind, message, failure };
+    }
+
+    fn fold_unread(&mut self, event: &Event) {
+        if matches!(
+            event,
+            Event::Completed { .. } | Event::Failed { .. } | Event::Unwound { .. } | Event::Cancelled { .. }
+        ) {
+            self.fold_end(event);
+        }
+    }
+
     /// What happens to a saga that is undone, ended or in an operator's hands.
     fn fold_end(&mut self, event: &Event) {
         match event {
@@ -114,7 +145,12 @@ impl State {
                 self.changed_at = *at;
                 self.settle(&compensation_path(path), NanoUsd(0));
                 self.done.retain(|done| done.path != *path);
-                self.compensated.push(path.clone());
+                let ended = if matches!(event, Event::StepCompensated { .. }) {
+                    &mut self.compensated
+                } else {
+                    &mut self.left_done
+                };
+                ended.push(path.clone());
                 self.resume();
             }
             Event::CompensationFailed { path, attempt, at, .. } => {
@@ -142,13 +178,26 @@ impl State {
             Event::Cancelled { reason, at } => self.end(Phase::Cancelled { reason: reason.clone() }, *at),
             Event::Migrated { definition, at } => {
                 self.changed_at = *at;
-                if let Ok(read) = parse::load(definition) {
-                    self.migrate(read);
+                match parse::load(definition) {
+                    Ok(read) => self.migrate(read),
+                    Err(fault) => self.unread(&fault.message),
                 }
             }
-            Event::OutcomeIgnored { at, .. } => self.changed_at = *at,
+            Event::OutcomeIgnored { path, output, at, .. } => {
+                self.changed_at = *at;
+                if !output.as_str().is_empty() && self.done.iter().any(|done| done.path == *path) {
+                    self.keep(path, output);
+                }
+            }
+            Event::ChildCancelled { path, at, .. } => {
+                self.changed_at = *at;
+                if let Some(flying) = self.attempts.get_mut(path) {
+                    flying.is_ending = true;
+                }
+            }
             Event::Started { .. }
             | Event::StepStarted { .. }
+            | Event::StepHeld { .. }
             | Event::StepSucceeded { .. }
             | Event::StepSkipped { .. }
             | Event::AttemptFailed { .. }
@@ -220,18 +269,20 @@ impl State {
             at: self.changed_at,
             rounds: done.rounds.clone(),
             abandoned: false,
+            child: Request::child(request),
+            is_ending: false,
         };
         self.attempts.insert(compensation_path(path), attempt);
     }
 
     fn operator_needed(&mut self, path: &StepPath, kind: &str, message: &str) {
-        if let Phase::Unwinding { cause, kind: why, message: said, .. } = &self.phase {
+        if let Phase::Unwinding { cause, path: failed, kind: why, message: said } = &self.phase {
             self.phase = Phase::NeedsOperator {
                 cause: *cause,
                 path: path.clone(),
                 kind: kind.to_owned(),
                 message: message.to_owned(),
-                failure: (why.clone(), said.clone()),
+                failure: (failed.clone(), why.clone(), said.clone()),
             };
         }
     }
@@ -255,7 +306,7 @@ impl State {
 
     /// Goes on with undoing after an operator's word.
     fn resume(&mut self) {
-        if let Phase::NeedsOperator { cause, path, failure: (kind, message), .. } = &self.phase {
+        if let Phase::NeedsOperator { cause, failure: (path, kind, message), .. } = &self.phase {
             let (cause, path, kind, message) = (*cause, path.clone(), kind.clone(), message.clone());
             self.phase = Phase::Unwinding { cause, path, kind, message };
         }
@@ -288,9 +339,10 @@ impl State {
         self.count();
         let Some(frame) = self.frames.get(&split_step(path).0) else { return };
         let (Some(step), rounds) = (self.at(frame), frame.rounds.clone()) else { return };
-        let request = request.clone();
+        let (request, child) = (request.clone(), Request::child(request));
         self.reserved = self.reserved.plus(reserved);
-        let started = Attempt { step, attempt, request, reserved, deadline, at, rounds, abandoned: false };
+        let (abandoned, is_ending) = (false, false);
+        let started = Attempt { step, attempt, request, reserved, deadline, at, rounds, abandoned, child, is_ending };
         self.attempts.insert(path.clone(), started);
         self.set_current(path, Current::Running);
     }
@@ -300,6 +352,12 @@ impl State {
         let taken = self.attempts.remove(path)?;
         self.reserved = self.reserved.minus(taken.reserved);
         self.spent = self.spent.plus(cost);
+        // Whoever waited for what it held may try again, at once.
+        for frame in self.frames.values_mut() {
+            if let Current::Held { attempt } = frame.current {
+                frame.current = Current::Backoff { attempt: attempt.saturating_sub(1), until: TimestampUs(0) };
+            }
+        }
         Some(taken)
     }
 
@@ -338,19 +396,6 @@ impl State {
         self.done.retain(|done| done.path != *path);
         let not_before = TimestampUs(0);
         self.done.push(Done { path: path.clone(), step, rounds, attempts: 0, forgiven: 0, not_before });
-    }
-
-    fn remember(&mut self, taken: &Attempt, output: &Json) {
-        let step = taken.step.to_le_bytes();
-        let request = taken.request.as_str().as_bytes();
-        let whole = hash([&step[..], request, output.as_str().as_bytes()]);
-        let came = hash([&step[..], output.as_str().as_bytes()]);
-        let new = !self.history.iter().any(|(_, before)| *before == came);
-        self.no_progress = if new { 0 } else { self.no_progress.saturating_add(1) };
-        self.history.push_back((whole, came));
-        if self.history.len() > HISTORY_LEN_MAX {
-            self.history.pop_front();
-        }
     }
 
     fn keep(&mut self, path: &StepPath, output: &Json) {
@@ -437,39 +482,6 @@ impl State {
         for path in dropped {
             self.settle(&path, NanoUsd(0));
         }
-    }
-
-    /// Whether a `parallel` or `choice` is over, and with what.
-    pub(super) fn joined(&self, kind: &Kind, count: u32, ended: &BTreeMap<u32, Json>) -> Option<Json> {
-        let all = u32::try_from(ended.len()).is_ok_and(|ended| ended >= count);
-        let list = || {
-            let parts: Vec<&str> = ended.values().map(|json| json.as_str()).collect();
-            Json::from(format!("[{}]", parts.join(",")))
-        };
-        let first = || ended.values().next().cloned().unwrap_or_else(|| "null".into());
-        match kind {
-            Kind::Parallel { join: Join::Any, .. } => (!ended.is_empty()).then(first),
-            Kind::Choice { .. } => all.then(first),
-            Kind::Parallel { join: Join::All, .. } | Kind::Each { .. } => all.then(list),
-            Kind::Model { .. }
-            | Kind::Http { .. }
-            | Kind::Append { .. }
-            | Kind::Notify { .. }
-            | Kind::Approve { .. }
-            | Kind::Wait(_)
-            | Kind::Signal { .. }
-            | Kind::Saga { .. }
-            | Kind::Set { .. }
-            | Kind::Fail { .. } => None,
-        }
-    }
-
-    /// Finds every cursor its place in another version of the definition; `decide` made sure that there is one.
-    fn migrate(&mut self, new: super::definition::Definition) {
-        let Some(old) = self.definition().cloned() else { return };
-        let Some(places) = super::migrate::places(self, &old, &new) else { return };
-        places.apply(self);
-        self.definition = Some(Shared(Arc::new(new)));
     }
 }
 

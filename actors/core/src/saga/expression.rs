@@ -31,6 +31,11 @@ const RECURSION_MAX: u16 = 1_024;
 pub const OPERATORS_LEN_MAX: u32 = 160;
 /// Work of one evaluation, units: about one value visited, or eight bytes of text.
 pub const UNITS_MAX: u64 = 100_000;
+/// Work of all expressions of one step, units, parsing them and what they read included; so much is also what ends a
+/// decision: what is left over is due at once.
+pub const WORK_MAX: u64 = 1_000_000;
+/// Most expressions of a definition.
+pub const EXPRESSIONS_LEN_MAX: u32 = 2_000;
 /// The largest tree, nodes.
 const NODES_MAX: u32 = 4_096;
 
@@ -78,6 +83,9 @@ pub enum Failure {
     /// The text is not an expression.
     #[error("{0}")]
     Invalid(#[from] Invalid),
+    /// All expressions of its step together take more than `WORK_MAX`.
+    #[error("the expressions of the step take more than {WORK_MAX} units of work")]
+    TooMuchTogether,
     /// It takes more than `UNITS_MAX`.
     #[error("it takes more than {UNITS_MAX} units of work")]
     TooMuch,
@@ -147,9 +155,25 @@ impl Expression {
     /// # Errors
     /// It has no value, or costs too much.
     pub fn evaluate(&self, variables: impl IntoIterator<Item = (String, Value)>) -> Result<Value, Failure> {
-        let mut context = Context::default();
+        self.metered(variables).0
+    }
+
+    /// Evaluates it, and tells how many units that took.
+    pub(super) fn metered(
+        &self,
+        variables: impl IntoIterator<Item = (String, Value)>,
+    ) -> (Result<Value, Failure>, u64) {
         let meter = Arc::new(Meter::new());
-        let (charging, ranging) = (Arc::clone(&meter), Arc::clone(&meter));
+        (self.within(&meter, variables), meter.used())
+    }
+
+    fn within(
+        &self,
+        meter: &Arc<Meter>,
+        variables: impl IntoIterator<Item = (String, Value)>,
+    ) -> Result<Value, Failure> {
+        let mut context = Context::default();
+        let (charging, ranging) = (Arc::clone(meter), Arc::clone(meter));
         let charge: cel_function!() = Box::new(move |context| charging.charge(context));
         let range: cel_function!() = Box::new(move |context| ranging.range(context));
         let added = context.add_function(CHARGE, charge).and_then(|()| context.add_function(RANGE, range));

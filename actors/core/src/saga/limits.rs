@@ -3,11 +3,14 @@
 //! Between half of a limit and the limit itself the levels of degrading are applied, spread evenly; at the limit it is
 //! cut. A reservation that does not fit applies all levels that are left before it cuts.
 
-use events_model::{TimestampUs, saga::Limit};
+use events_model::{
+    TimestampUs,
+    saga::{Json, Limit},
+};
 
 use super::{
     definition::Definition,
-    state::{OUTPUTS_BYTES_MAX, State},
+    state::{Attempt, HISTORY_LEN_MAX, OUTPUTS_BYTES_MAX, State, hash},
 };
 
 /// What a limit demands.
@@ -57,11 +60,26 @@ fn uses(state: &State, definition: &Definition, now: TimestampUs) -> [(Limit, u6
     ]
 }
 
+impl State {
+    /// Notes what came of a step, for the search for repeats and progress.
+    pub(super) fn remember(&mut self, taken: &Attempt, output: &Json) {
+        let step = taken.step.to_le_bytes();
+        let request = taken.request.as_str().as_bytes();
+        let whole = hash([&step[..], request, output.as_str().as_bytes()]);
+        let new = !self.history.contains(&whole);
+        self.no_progress = if new { 0 } else { self.no_progress.saturating_add(1) };
+        self.history.push_back(whole);
+        if self.history.len() > HISTORY_LEN_MAX {
+            self.history.pop_front();
+        }
+    }
+}
+
 /// How often the last outcome, with what was asked, is within the window.
 fn repeats(state: &State, definition: &Definition) -> u64 {
     let window = usize::try_from(definition.limits.window).unwrap_or(usize::MAX);
-    let Some((last, _)) = state.history.back() else { return 0 };
-    size(state.history.iter().rev().take(window).filter(|(whole, _)| whole == last).count())
+    let Some(last) = state.history.back() else { return 0 };
+    size(state.history.iter().rev().take(window).filter(|whole| *whole == last).count())
 }
 
 fn size(size: usize) -> u64 {

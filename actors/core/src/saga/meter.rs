@@ -22,7 +22,7 @@ use serde_json::Value;
 use super::expression::{Failure, UNITS_MAX};
 
 /// Bytes of text that cost a unit.
-const BYTES_PER_UNIT: u64 = 8;
+pub(super) const BYTES_PER_UNIT: u64 = 8;
 
 /// What one evaluation may still spend.
 pub(super) struct Meter {
@@ -32,6 +32,11 @@ pub(super) struct Meter {
 impl Meter {
     pub(super) fn new() -> Self {
         Self { left: AtomicU64::new(UNITS_MAX) }
+    }
+
+    /// What has been spent.
+    pub(super) fn used(&self) -> u64 {
+        UNITS_MAX.saturating_sub(self.left.load(Ordering::Relaxed))
     }
 
     pub(super) fn is_spent(&self) -> bool {

@@ -3,14 +3,14 @@
 //! A saga can go on where the steps that have begun are there in both versions, with the same ids, kinds and
 //! surroundings, and where each list of steps that is being run begins with the same steps up to its cursor.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use events_model::saga::StepPath;
 
 use super::{
     definition::{BlockIndex, Definition, StepIndex},
     evolve::path_at,
-    state::{Current, State},
+    state::{Current, Shared, State},
 };
 
 /// Where the cursors are in the new version.
@@ -86,6 +86,16 @@ fn twin(
         }
     }
     None
+}
+
+impl State {
+    /// Finds every cursor its place in another version of the definition; `decide` made sure that there is one.
+    pub(super) fn migrate(&mut self, new: Definition) {
+        let Some(old) = self.definition().cloned() else { return };
+        let Some(places) = places(self, &old, &new) else { return };
+        places.apply(self);
+        self.definition = Some(Shared(Arc::new(new)));
+    }
 }
 
 impl Places {

@@ -17,6 +17,7 @@ mod meter;
 mod migrate;
 mod parse;
 mod reader;
+mod ready;
 mod render;
 pub mod request;
 pub mod simulate;
@@ -35,18 +36,20 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     check::cycle,
-    draft::{BYTES_MAX, EVENTS_MAX, TIMEOUT_DEFAULT},
-    evolve::TIMEOUT,
-    parse::{load, parse},
-    render::{EXPRESSION, MESSAGE_BYTES_MAX},
+    compensate::PATHS_SHOWN_MAX,
+    draft::{BYTES_MAX, COMMAND_BYTES_MAX, EVENTS_MAX, TIMEOUT_DEFAULT},
+    evolve::{TIMEOUT, UNREADABLE},
+    parse::{FORM, load, parse},
+    render::{EXPRESSION, MESSAGE_BYTES_MAX, REQUEST_BYTES_MAX},
     request::{Effect, Request},
     state::{Phase, State},
     view::View,
 };
 use self::{
+    definition::Kind,
     draft::Draft,
     render::cut,
-    state::{OUTPUT_BYTES_MAX, SIGNALS_LEN_MAX, compensated_step, compensation_path},
+    state::{OUTPUT_BYTES_MAX, SIGNALS_BYTES_MAX, SIGNALS_LEN_MAX, compensated_step, compensation_path},
 };
 use crate::{Context, Decider, Due};
 
@@ -93,8 +96,8 @@ pub enum Rejection {
     /// Nothing is due.
     #[error("nothing is due")]
     NothingDue,
-    /// Too many signals wait.
-    #[error("{SIGNALS_LEN_MAX} signals wait already")]
+    /// Too many signals wait, or too much has been kept.
+    #[error("at most {SIGNALS_LEN_MAX} signals of {SIGNALS_BYTES_MAX} bytes are kept, besides the outcomes of steps")]
     TooManySignals,
     /// A step has no place in the new version.
     #[error("the step {0} has no place in that version")]
@@ -112,7 +115,10 @@ impl Decider for Saga {
     const VERSION: u32 = 1;
 
     fn decide(state: &State, command: &Command, context: &Context) -> Result<Vec<Event>, Rejection> {
-        let mut draft = Draft::new(state, context.now);
+        let mut draft = Draft::new(state, command, context.now);
+        if draft.is_too_large() {
+            return Err(Rejection::Invalid(format!("a command has at most {COMMAND_BYTES_MAX} bytes")));
+        }
         if let Command::Start(start) = command {
             if !matches!(state.phase, Phase::New) {
                 return Err(Rejection::Exists);
@@ -140,11 +146,14 @@ impl Decider for Saga {
             Event::CompensationStarted { path, attempt, request, deadline, .. } => {
                 effect(state, &compensation_path(path), *attempt, request, *deadline).into_iter().collect()
             }
-            Event::UnwindingStarted { .. } => cancelled_children(state),
+            Event::ChildCancelled { child, reason, .. } => {
+                vec![Effect::CancelChild { stream: child.clone(), reason: reason.clone() }]
+            }
             Event::Completed { .. } | Event::Failed { .. } | Event::Unwound { .. } | Event::Cancelled { .. } => {
                 told_parent(state).into_iter().collect()
             }
             Event::Started { .. }
+            | Event::StepHeld { .. }
             | Event::StepSucceeded { .. }
             | Event::StepSkipped { .. }
             | Event::AttemptFailed { .. }
@@ -159,6 +168,7 @@ impl Decider for Saga {
             | Event::BranchEnded { .. }
             | Event::Degraded { .. }
             | Event::LoopCut { .. }
+            | Event::UnwindingStarted { .. }
             | Event::StepCompensated { .. }
             | Event::CompensationFailed { .. }
             | Event::CompensationSkipped { .. }
@@ -177,8 +187,8 @@ impl Decider for Saga {
         match state.phase {
             Phase::Running => state.next_running(),
             Phase::Unwinding { .. } => {
-                let attempts = state.attempts.values().map(|flying| flying.deadline);
-                attempts.chain(compensate::resumes_at(state)).min()
+                let left_over = state.dropped_child().map(|_| state.changed_at);
+                state.timeouts().chain(compensate::resumes_at(state)).chain(left_over).min()
             }
             Phase::New
             | Phase::NeedsOperator { .. }
@@ -199,16 +209,24 @@ impl Decider for Saga {
 }
 
 impl State {
+    /// When attempts have failed; a saga that is told to end takes the time that it takes.
+    fn timeouts(&self) -> impl Iterator<Item = TimestampUs> {
+        self.attempts.values().filter(|flying| !flying.is_ending).map(|flying| flying.deadline)
+    }
+
     fn next_running(&self) -> Option<TimestampUs> {
         use state::Current;
         let waits = self.frames.values().filter_map(|frame| match &frame.current {
             Current::Backoff { until, .. } | Current::Waiting { until, .. } => Some(*until),
-            Current::Idle | Current::Running | Current::Branches { .. } | Current::Items { .. } => None,
+            Current::Idle
+            | Current::Running
+            | Current::Held { .. }
+            | Current::Branches { .. }
+            | Current::Items { .. } => None,
         });
-        let attempts = self.attempts.values().map(|flying| flying.deadline);
         // What the bounds of one decision left over is due at once.
         let left_over = self.is_ready().then_some(self.changed_at);
-        waits.chain(attempts).chain([self.deadline]).chain(left_over).min()
+        waits.chain(self.timeouts()).chain([self.deadline]).chain(left_over).min()
     }
 }
 
@@ -225,14 +243,16 @@ pub fn episode(state: &State) -> EpisodeId {
 
 /// All that has been asked of the world and not been answered: what a shell runs again after a restart.
 pub fn outstanding(state: &State) -> Vec<Effect> {
+    // What an unreadable definition asked for is asked again by a server that can read it.
     let attempts = state
         .attempts
         .iter()
+        .filter(|_| state.definition.is_some())
         .filter_map(|(path, flying)| effect(state, path, flying.attempt, &flying.request, flying.deadline));
     let mut effects: Vec<_> = attempts.collect();
-    if matches!(state.phase, Phase::Unwinding { .. }) {
-        effects.extend(cancelled_children(state));
-    }
+    let ending = state.attempts.values().filter(|flying| flying.is_ending).filter_map(|flying| flying.child.clone());
+    let reason = "nobody waits for it any more".to_owned();
+    effects.extend(ending.map(|stream| Effect::CancelChild { stream, reason: reason.clone() }));
     if state.phase.is_end() {
         effects.extend(told_parent(state));
     }
@@ -244,23 +264,6 @@ fn effect(state: &State, path: &StepPath, attempt: u32, request: &Json, deadline
     let idempotency_key = format!("{stream}/{path}/{attempt}");
     let request = Request::read(request)?;
     Some(Effect::Run { idempotency_key, path: path.clone(), attempt, deadline, request })
-}
-
-fn cancelled_children(state: &State) -> Vec<Effect> {
-    let children = state.forward().filter_map(|(_, flying)| match Request::read(&flying.request) {
-        Some(Request::Saga { stream, .. }) => {
-            Some(Effect::CancelChild { stream, reason: "the saga that waits for it is undone".to_owned() })
-        }
-        Some(
-            Request::Model { .. }
-            | Request::Http { .. }
-            | Request::Append { .. }
-            | Request::Notify { .. }
-            | Request::Approve { .. },
-        )
-        | None => None,
-    });
-    children.collect()
 }
 
 fn told_parent(state: &State) -> Option<Effect> {
@@ -321,7 +324,7 @@ fn check_reason(reason: &str) -> Result<(), Rejection> {
 }
 
 fn is_stuck(state: &State, path: &StepPath) -> bool {
-    matches!(&state.phase, Phase::NeedsOperator { path: stuck, .. } if stuck == path)
+    state.definition.is_some() && matches!(&state.phase, Phase::NeedsOperator { path: stuck, .. } if stuck == path)
 }
 
 impl State {
@@ -332,6 +335,13 @@ impl State {
             step.id == state::split_step(path).1 && matches!(frame.current, state::Current::Backoff { .. })
         })
     }
+}
+
+/// What is kept of a value from outside: its compact form, which may be longer than it came; `None` = it cannot be.
+fn kept(json: &Json) -> Option<Json> {
+    // What nests too deeply to be read is no value either.
+    let compact = serde_json::from_str(json.as_str()).map(|value| tree::compact(&value)).ok()?;
+    (compact.as_str().len() <= OUTPUT_BYTES_MAX).then_some(compact)
 }
 
 fn signal(draft: &mut Draft, name: &str, payload: &Json) -> Result<(), Rejection> {
@@ -345,14 +355,19 @@ fn signal(draft: &mut Draft, name: &str, payload: &Json) -> Result<(), Rejection
     if !reader::is_name(name) || name.len() > reader::NAME_BYTES_MAX {
         return Err(Rejection::Invalid("a signal has a name of letters, digits, _ and -".to_owned()));
     }
-    if payload.as_str().len() > OUTPUT_BYTES_MAX || serde_json::from_str::<serde_json::Value>(payload.as_str()).is_err()
-    {
-        return Err(Rejection::Invalid(format!("a payload is JSON of at most {OUTPUT_BYTES_MAX} bytes")));
+    let waited_for = |step: &definition::Step| matches!(&step.kind, Kind::Signal { name: known, .. } if known == name);
+    if !draft.state.definition().is_some_and(|read| read.steps.iter().any(waited_for)) {
+        return Err(Rejection::Invalid(format!("no step of the definition waits for a signal {name}")));
     }
-    if draft.state.signals.len() >= SIGNALS_LEN_MAX {
+    let Some(payload) = kept(payload) else {
+        return Err(Rejection::Invalid(format!("a payload is JSON of at most {OUTPUT_BYTES_MAX} bytes")));
+    };
+    let bytes = draft.state.signals_bytes().saturating_add(payload.as_str().len());
+    let room = draft.state.has_room_for(&payload);
+    if draft.state.signals.len() >= SIGNALS_LEN_MAX || bytes > SIGNALS_BYTES_MAX || !room {
         return Err(Rejection::TooManySignals);
     }
-    draft.push(Event::SignalReceived { name: name.to_owned(), payload: payload.clone(), at: draft.now });
+    draft.push(Event::SignalReceived { name: name.to_owned(), payload, at: draft.now });
     draft.deliver(name);
     Ok(())
 }
@@ -384,8 +399,12 @@ fn is_awaited(draft: &Draft, path: &StepPath, attempt: u32) -> Result<bool, Reje
 fn succeed(draft: &mut Draft, path: &StepPath, attempt: u32, output: &Json, cost: NanoUsd) -> Result<(), Rejection> {
     let at = draft.now;
     if !is_awaited(draft, path, attempt)? {
+        // A step that timed out will be undone, and what undoes it may want to know what came of it.
+        let state = &draft.state;
+        let wanted = state.done.iter().any(|done| done.path == *path) && !state.outputs.contains_key(path);
+        let late = kept(output).filter(|output| wanted && state.has_room_for(output)).unwrap_or_default();
         let (path, detail) = (path.clone(), cut(output.as_str()));
-        draft.push(Event::OutcomeIgnored { path, attempt, succeeded: true, detail, at });
+        draft.push(Event::OutcomeIgnored { path, attempt, succeeded: true, detail, output: late, at });
         return Ok(());
     }
     if let Some(path) = compensated_step(path) {
@@ -395,16 +414,13 @@ fn succeed(draft: &mut Draft, path: &StepPath, attempt: u32, output: &Json, cost
     // What costs more than was reserved is not the saga's to pay.
     let reserved = draft.state.attempts.get(path).map_or(NanoUsd(0), |flying| flying.reserved);
     let cost = NanoUsd(cost.0.clamp(0, reserved.0));
-    let output = serde_json::from_str(output.as_str()).map(|value| tree::compact(&value));
-    match output {
-        Ok(output) if output.as_str().len() <= OUTPUT_BYTES_MAX => {
+    match kept(output) {
+        Some(output) if draft.state.has_room_for(&output) => {
             draft.push(Event::StepSucceeded { path: path.clone(), attempt, output, cost, at });
         }
         // It was done, but what came of it cannot be kept: its end is as unknown as a timeout's.
-        Ok(_) | Err(_) => {
-            let message = format!("an outcome is JSON of at most {OUTPUT_BYTES_MAX} bytes");
-            draft.unusable(path, message, cost);
-        }
+        Some(_) => draft.overfull(path, cost),
+        None => draft.unusable(path, format!("an outcome is JSON of at most {OUTPUT_BYTES_MAX} bytes"), cost),
     }
     Ok(())
 }
@@ -419,7 +435,8 @@ fn fail(
     let at = draft.now;
     if !is_awaited(draft, path, attempt)? {
         let (path, detail) = (path.clone(), cut(&format!("{kind}: {message}")));
-        draft.push(Event::OutcomeIgnored { path, attempt, succeeded: false, detail, at });
+        let output = Json::default();
+        draft.push(Event::OutcomeIgnored { path, attempt, succeeded: false, detail, output, at });
         return Ok(());
     }
     let Some(flying) = draft.state.attempts.get(path).cloned() else { return Ok(()) };
@@ -436,7 +453,9 @@ fn migrate(draft: &mut Draft, definition: &Json) -> Result<(), Rejection> {
         return Err(Rejection::Ended);
     }
     let new = parse::load(definition).map_err(|fault| Rejection::Definition(fault.message))?;
-    let Some(old) = draft.state.definition().cloned() else { return Err(Rejection::NotStarted) };
+    let Some(old) = draft.state.definition().cloned() else {
+        return Err(Rejection::Definition("this server cannot read the saga's own".to_owned()));
+    };
     if old.name != new.name {
         return Err(Rejection::Invalid(format!("the saga runs {}, not {}", old.name, new.name)));
     }

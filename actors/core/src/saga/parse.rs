@@ -12,8 +12,23 @@ use super::{
     tree::{self, Content, Finding, Node, compact},
 };
 
-const KEYS: &[&str] =
-    &["definition", "version", "description", "input", "budget", "limits", "degrade", "steps", "output", "test"];
+const KEYS: &[&str] = &[
+    "form",
+    "definition",
+    "version",
+    "description",
+    "input",
+    "budget",
+    "limits",
+    "degrade",
+    "steps",
+    "output",
+    "test",
+];
+/// What a canonical form means: its keys, and every default that it leaves out (`Limits::DEFAULT`, `Retry::NONE` and
+/// `PATIENT`, `TIMEOUT_DEFAULT`, those of `steps`). Sagas that run depend on it: whoever changes a default, or lowers a
+/// bound, gives the new meaning the next number and goes on reading this one as it is.
+pub const FORM: u32 = 1;
 /// Longest text for people, bytes.
 pub(super) const TEXT_BYTES_MAX: usize = 2_000;
 
@@ -26,6 +41,9 @@ pub fn parse(text: &str) -> Result<Definition, Vec<Finding>> {
     let mut reader = Reader::default();
     let definition = definition(&root, &mut reader);
     super::check::check(&definition, &mut reader);
+    if definition.canonical.as_str().len() > tree::DEFINITION_BYTES_MAX {
+        reader.find(root.at, format!("a definition has at most {} bytes as JSON", tree::DEFINITION_BYTES_MAX));
+    }
     if reader.findings.is_empty() {
         return Ok(definition);
     }
@@ -41,12 +59,13 @@ pub fn parse(text: &str) -> Result<Definition, Vec<Finding>> {
 pub fn load(canonical: &Json) -> Result<Definition, Finding> {
     let text = canonical.as_str();
     let fault = |message: String| Finding { at: tree::Place::default(), message };
-    if text.len() > tree::DEFINITION_BYTES_MAX.saturating_mul(2) {
+    if text.len() > tree::DEFINITION_BYTES_MAX {
         return Err(fault("the canonical form is too long".to_owned()));
     }
     let value = serde_json::from_str(text).map_err(|error| fault(error.to_string()))?;
-    let mut reader = Reader::default();
-    let definition = definition(&Node::from_json(&value), &mut reader);
+    let (root, mut reader) = (Node::from_json(&value), Reader::default());
+    reader.required(&root, "a canonical form", "form");
+    let definition = definition(&root, &mut reader);
     match reader.findings.into_iter().next() {
         None => Ok(definition),
         Some(finding) => Err(finding),
@@ -55,6 +74,11 @@ pub fn load(canonical: &Json) -> Result<Definition, Finding> {
 
 fn definition(root: &Node, reader: &mut Reader) -> Definition {
     reader.map(root, "a definition", KEYS);
+    if let Some(node) = root.get("form")
+        && !matches!(node.content, Content::Int(form) if form == i64::from(FORM))
+    {
+        reader.find(node.at, format!("the definition is of another form than {FORM}"));
+    }
     let name = reader.required(root, "a definition", "definition").map(|node| reader.name(node, "definition"));
     let version =
         reader.required(root, "a definition", "version").map(|node| reader.whole(node, "version", 1, u32::MAX));
@@ -79,11 +103,12 @@ fn definition(root: &Node, reader: &mut Reader) -> Definition {
     }
 }
 
-/// The definition without what is only about it: compact, keys in ascending order.
+/// The definition without what is only about it, with its form: compact, keys in ascending order.
 fn canonical(root: &Node) -> Json {
     let mut value = root.to_json();
     if let Some(keys) = value.as_object_mut() {
         keys.remove("test");
+        keys.insert("form".to_owned(), FORM.into());
     }
     compact(&value)
 }

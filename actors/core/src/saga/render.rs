@@ -1,6 +1,6 @@
 //! From templates and the state to values and requests.
 
-use std::collections::BTreeMap;
+use std::{cell::Cell, collections::BTreeMap};
 
 use events_model::{
     NanoUsd, StreamId, TimestampUs, Tokens,
@@ -11,9 +11,10 @@ use serde_json::{Value, json};
 use super::{
     check::bare,
     definition::Kind,
-    expression::{Expression, Failure},
+    expression::{Expression, Failure, WORK_MAX},
+    meter::BYTES_PER_UNIT,
     request::Request,
-    state::{Round, State, hash, value},
+    state::{Round, State, compensated_step, hash, value},
     template,
     tree::{Content, Node, compact},
 };
@@ -26,6 +27,8 @@ pub(super) type Fault = (String, String);
 pub const EXPRESSION: &str = "expression";
 /// Longest stored text of a failure, bytes.
 pub const MESSAGE_BYTES_MAX: usize = 2_000;
+/// Largest recorded request, bytes.
+pub const REQUEST_BYTES_MAX: usize = 128 * 1024;
 /// Tokens of a message besides its text, at most.
 const TOKENS_PER_MESSAGE: u64 = 16;
 
@@ -35,11 +38,31 @@ pub(super) struct Site<'s> {
     pub(super) state: &'s State,
     pub(super) rounds: &'s [Round],
     pub(super) now: TimestampUs,
+    /// The work of this decision so far, units.
+    pub(super) work: &'s Cell<u64>,
+    /// How much of it was there before this step.
+    pub(super) before: u64,
 }
 
-impl Site<'_> {
+impl<'s> Site<'s> {
+    pub(super) fn new(state: &'s State, rounds: &'s [Round], now: TimestampUs, work: &'s Cell<u64>) -> Self {
+        Self { state, rounds, now, work, before: work.get() }
+    }
+
+    fn charge(&self, units: u64) -> Result<(), Failure> {
+        self.work.set(self.work.get().saturating_add(units));
+        if self.work.get().saturating_sub(self.before) > WORK_MAX { Err(Failure::TooMuchTogether) } else { Ok(()) }
+    }
+
+    /// A stored text as a value, at the price of reading it.
+    fn read(&self, json: &Json) -> Result<Value, Failure> {
+        self.charge(units(json.as_str()))?;
+        Ok(value(json))
+    }
+
     /// The value of an expression.
     pub(super) fn evaluate(&self, text: &str) -> Result<Value, Failure> {
+        self.charge(units(text))?;
         if let Some(found) = self.path(text) {
             return found;
         }
@@ -47,19 +70,21 @@ impl Site<'_> {
         let mut variables = Vec::new();
         for name in &expression.uses.variables {
             if let Some(value) = self.variable(name) {
-                variables.push((name.clone(), value));
+                variables.push((name.clone(), value?));
             }
         }
         if !expression.uses.steps.is_empty() {
             let mut steps = serde_json::Map::new();
             for name in &expression.uses.steps {
                 if let Some(output) = self.output(name) {
-                    steps.insert(name.clone(), value(output));
+                    steps.insert(name.clone(), self.read(output)?);
                 }
             }
             variables.push(("steps".to_owned(), Value::Object(steps)));
         }
-        expression.evaluate(variables)
+        let (value, units) = expression.metered(variables);
+        self.charge(units)?;
+        value
     }
 
     /// The value of `a.b.c`, without the machinery: most expressions are that.
@@ -77,11 +102,17 @@ impl Site<'_> {
         let mut found = if root == "steps" {
             let step = names.next()?;
             match self.output(step) {
-                Some(output) => value(output),
+                Some(output) => match self.read(output) {
+                    Ok(value) => value,
+                    Err(failure) => return Some(Err(failure)),
+                },
                 None => return Some(missing(step)),
             }
         } else {
-            self.variable(root)?
+            match self.variable(root)? {
+                Ok(value) => value,
+                Err(failure) => return Some(Err(failure)),
+            }
         };
         for name in names {
             match found {
@@ -101,27 +132,27 @@ impl Site<'_> {
         self.state.outputs.get(&self.state.instance(step, self.rounds)?)
     }
 
-    fn variable(&self, name: &str) -> Option<Value> {
+    fn variable(&self, name: &str) -> Option<Result<Value, Failure>> {
         let state = self.state;
         match name {
-            "input" => Some(value(&state.input)),
-            "now" => Some(micros(self.now)),
+            "input" => Some(self.read(&state.input)),
+            "now" => Some(Ok(micros(self.now))),
             "saga" => {
                 let stream = state.stream.as_ref()?;
                 let tenant = stream.tenant_id().map(|tenant| tenant.as_str().to_owned());
-                Some(json!({
+                Some(Ok(json!({
                     "id": stream.name(), "tenant": tenant, "started_at": micros(state.started_at),
                     "spent": state.spent.0,
-                }))
+                })))
             }
-            "index" => self.rounds.last().map(|round| Value::from(round.index)),
+            "index" => self.rounds.last().map(|round| Ok(Value::from(round.index))),
             _ => {
                 let definition = state.definition()?;
                 let named = |round: &&Round| {
                     let kind = definition.step(round.step).map(|step| &step.kind);
                     matches!(kind, Some(Kind::Each { variable, .. }) if variable == name)
                 };
-                self.rounds.iter().rev().find(named).map(|round| value(&round.item))
+                self.rounds.iter().rev().find(named).map(|round| self.read(&round.item))
             }
         }
     }
@@ -144,6 +175,11 @@ impl Site<'_> {
                 Err((EXPRESSION.to_owned(), "there must be a text".to_owned()))
             }
         }
+    }
+
+    fn url(&self, node: &Node) -> Result<String, Fault> {
+        let Content::Text(text) = &node.content else { return self.text(node) };
+        template::render_url(text, &mut |text| self.evaluate(text)).map_err(|error| expression(&error))
     }
 
     /// Whether a condition holds.
@@ -179,8 +215,18 @@ impl Site<'_> {
         }
     }
 
-    /// The request of an action and the most that it may cost.
-    pub(super) fn request(&self, kind: &Kind, key: &StepPath, attempt: u32) -> Result<(Request, NanoUsd), Fault> {
+    /// The request of an action, recorded, and the most that it may cost.
+    pub(super) fn request(&self, kind: &Kind, key: &StepPath, attempt: u32) -> Result<(Json, NanoUsd), Fault> {
+        let (request, cost) = self.asked(kind, key, attempt)?;
+        let request = request.write();
+        if request.as_str().len() > REQUEST_BYTES_MAX {
+            let said = format!("a request has at most {REQUEST_BYTES_MAX} bytes");
+            return Err(("request_too_large".to_owned(), said));
+        }
+        Ok((request, cost))
+    }
+
+    fn asked(&self, kind: &Kind, key: &StepPath, attempt: u32) -> Result<(Request, NanoUsd), Fault> {
         let nothing = NanoUsd(0);
         match kind {
             Kind::Model { model, messages, max_tokens, temperature, tier } => {
@@ -189,7 +235,7 @@ impl Site<'_> {
             Kind::Http { method, url, headers, body, ok } => {
                 let request = Request::Http {
                     method: method.clone(),
-                    url: self.text(url)?,
+                    url: self.url(url)?,
                     headers: self.headers(headers.as_ref())?,
                     body: self.optional(body.as_ref())?,
                     ok: ok.clone(),
@@ -204,7 +250,7 @@ impl Site<'_> {
                 Ok((Request::Append { stream, event: event.clone(), payload }, nothing))
             }
             Kind::Notify { url, body } => {
-                Ok((Request::Notify { url: self.text(url)?, body: self.optional(body.as_ref())? }, nothing))
+                Ok((Request::Notify { url: self.url(url)?, body: self.optional(body.as_ref())? }, nothing))
             }
             Kind::Approve { title, assignees, .. } => {
                 let assignees = match assignees {
@@ -225,7 +271,9 @@ impl Site<'_> {
                 let name = format!("saga/{}/child-{:016x}", self.tenant()?, hash(parts));
                 let stream = StreamId::new(&name).map_err(|error| expression(&error))?;
                 let (definition, version) = (definition.clone(), *version);
-                Ok((Request::Saga { definition, version, input, budget: *budget, stream }, *budget))
+                // A saga that undoes something spends nothing: its money would be beyond the budget.
+                let budget = if compensated_step(key).is_some() { NanoUsd(0) } else { *budget };
+                Ok((Request::Saga { definition, version, input, budget, stream }, budget))
             }
             Kind::Wait(_)
             | Kind::Signal { .. }
@@ -246,7 +294,12 @@ impl Site<'_> {
         let mut headers = BTreeMap::new();
         if let Some(Node { content: Content::Map(entries), .. }) = node {
             for (key, node) in entries {
-                headers.insert(key.text.clone(), self.text(node)?);
+                let value = self.text(node)?;
+                if value.chars().any(|letter| letter.is_control() && letter != '\t') {
+                    let said = format!("the header {} has a control character", key.text);
+                    return Err((EXPRESSION.to_owned(), said));
+                }
+                headers.insert(key.text.clone(), value);
             }
         }
         Ok(headers)
@@ -303,11 +356,12 @@ impl Site<'_> {
         let fault = || (EXPRESSION.to_owned(), "until must be RFC 3339 or UTC microseconds".to_owned());
         time.map(TimestampUs).ok_or_else(fault)
     }
+}
 
-    /// The retry seed of one attempt.
-    pub(super) fn seed(&self, path: &StepPath, attempt: u32) -> u64 {
-        hash([&self.state.seed.to_le_bytes()[..], path.as_str().as_bytes(), &attempt.to_le_bytes()[..]])
-    }
+/// What reading a text takes, units.
+fn units(text: &str) -> u64 {
+    let bytes = u64::try_from(text.len()).unwrap_or(u64::MAX);
+    bytes.checked_div(BYTES_PER_UNIT).unwrap_or(bytes).saturating_add(1)
 }
 
 /// Keeps the last messages, and those of the system.

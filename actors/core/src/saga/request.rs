@@ -38,6 +38,18 @@ impl Request {
     pub fn read(json: &Json) -> Option<Self> {
         serde_json::from_str(json.as_str()).ok()
     }
+
+    /// The saga that a recorded form starts.
+    pub fn child(json: &Json) -> Option<StreamId> {
+        match Self::read(json)? {
+            Self::Saga { stream, .. } => Some(stream),
+            Self::Model { .. }
+            | Self::Http { .. }
+            | Self::Append { .. }
+            | Self::Notify { .. }
+            | Self::Approve { .. } => None,
+        }
+    }
 }
 
 /// A wish of a saga to the world.

@@ -1,5 +1,6 @@
-//! Every definition's three tests, in a world that is pure data: it succeeds; it unwinds cleanly from a failure at each
-//! step; it ends the same when every step runs twice.
+//! Every definition's four tests, in a world that is pure data: it succeeds; it unwinds cleanly from a failure at each
+//! step, and from an answer of each step that is lost although the work was done; it ends the same when every step runs
+//! twice.
 //!
 //! The world keeps the contract of a good service: one idempotency key is one deed, however often it is asked. What a
 //! step answers is written in the definition's own `test` (`outcomes` by id, `signals` by name, `input`), else made up.
@@ -47,6 +48,8 @@ pub struct Fixture {
 pub struct Plan {
     /// Every attempt of this step fails.
     pub fails: Option<StepPath>,
+    /// Every attempt of this step does its work, but its answer is lost.
+    pub silent: Option<StepPath>,
     /// Every effect runs twice, and both outcomes are told.
     pub twice: bool,
     /// Which of several outcomes comes first, and which attempts fail, by chance; `None` = in order, none.
@@ -75,6 +78,8 @@ pub struct Report {
     pub deeds: usize,
     /// Steps that failed, one run each, with how it ended.
     pub failures: Vec<(String, String)>,
+    /// Steps whose answer was lost, one run each, with how it ended.
+    pub lost: Vec<(String, String)>,
     /// Actions that the good run did not come to.
     pub not_reached: Vec<String>,
     /// What is wrong; empty = nothing.
@@ -135,7 +140,7 @@ fn invented_input(definition: &Definition) -> BTreeMap<String, Value> {
     input
 }
 
-/// Runs the three tests.
+/// Runs the four tests.
 pub fn test(definition: &Definition, fixture: &Fixture) -> Report {
     let good = run(definition, fixture, &Plan::default());
     let mut report = Report { deeds: good.deeds.len(), ..Report::default() };
@@ -148,13 +153,11 @@ pub fn test(definition: &Definition, fixture: &Fixture) -> Report {
         good.deeds.iter().map(|(_, path)| path.clone()).filter(|path| compensated_step(path).is_none()).collect();
     for path in &paths {
         let plan = Plan { fails: Some(path.clone()), ..Plan::default() };
-        let failed = run(definition, fixture, &plan);
-        failed.faults.iter().for_each(|fault| problem(format!("with {path} failing: {fault}")));
-        if !matches!(failed.state.phase, Phase::Failed { .. } | Phase::Unwound { .. } | Phase::Completed { .. }) {
-            problem(format!("with {path} failing it does not unwind: {}", end(&failed.state)));
-        }
-        unwound_in_order(&failed).into_iter().for_each(|fault| problem(format!("with {path} failing: {fault}")));
-        report.failures.push((path.to_string(), end(&failed.state)));
+        let ended = unwinds(definition, fixture, &plan, &format!("with {path} failing"), &mut report.problems);
+        report.failures.push((path.to_string(), ended));
+        let plan = Plan { silent: Some(path.clone()), ..Plan::default() };
+        let what = format!("with the answer of {path} lost");
+        report.lost.push((path.to_string(), unwinds(definition, fixture, &plan, &what, &mut report.problems)));
     }
     let mut problem = |what: String| report.problems.push(what);
     let twice = run(definition, fixture, &Plan { twice: true, ..Plan::default() });
@@ -170,6 +173,17 @@ pub fn test(definition: &Definition, fixture: &Fixture) -> Report {
         .map(|step| step.id.clone())
         .collect();
     report
+}
+
+/// Runs a saga of which one step goes wrong, and tells how it ended.
+fn unwinds(definition: &Definition, fixture: &Fixture, plan: &Plan, what: &str, problems: &mut Vec<String>) -> String {
+    let failed = run(definition, fixture, plan);
+    problems.extend(failed.faults.iter().map(|fault| format!("{what}: {fault}")));
+    if !matches!(failed.state.phase, Phase::Failed { .. } | Phase::Unwound { .. } | Phase::Completed { .. }) {
+        problems.push(format!("{what} it does not unwind: {}", end(&failed.state)));
+    }
+    problems.extend(unwound_in_order(&failed).into_iter().map(|fault| format!("{what}: {fault}")));
+    end(&failed.state)
 }
 
 /// Whether two sagas ended the same, whatever came in between.
@@ -238,6 +252,8 @@ pub fn unwound_in_order(run: &Run) -> Vec<String> {
             | Event::OperatorNeeded { .. }
             | Event::StepRetried { .. }
             | Event::OutcomeIgnored { .. }
+            | Event::ChildCancelled { .. }
+            | Event::StepHeld { .. }
             | Event::Completed { .. }
             | Event::Failed { .. }
             | Event::Unwound { .. }
@@ -344,6 +360,7 @@ impl World<'_> {
             Current::Waiting { signal, .. } if self.fixture.signals.contains_key(signal) => Some(signal.clone()),
             Current::Idle
             | Current::Running
+            | Current::Held { .. }
             | Current::Backoff { .. }
             | Current::Waiting { .. }
             | Current::Branches { .. }
@@ -384,7 +401,11 @@ impl World<'_> {
     }
 
     fn perform(&mut self, effect: &Effect) {
-        let Effect::Run { idempotency_key, path, attempt, request, .. } = effect else { return };
+        let (idempotency_key, path, attempt, request) = match effect {
+            Effect::Run { idempotency_key, path, attempt, request, .. } => (idempotency_key, path, attempt, request),
+            Effect::CancelChild { stream, .. } => return self.child_ends(stream),
+            Effect::TellParent { .. } => return,
+        };
         let (path, attempt) = (path.clone(), *attempt);
         let outcome = self.answer(idempotency_key, &path, request);
         let tell = |outcome: &Result<Json, String>| match outcome {
@@ -400,11 +421,23 @@ impl World<'_> {
                 cost: NanoUsd(0),
             },
         };
+        if self.plan.silent.as_ref() == Some(&path) {
+            return;
+        }
         self.tell(tell(&outcome));
         if self.plan.twice {
             let again = self.answer(idempotency_key, &path, request);
             self.tell(tell(&again));
         }
+    }
+
+    /// A saga that is told to end undoes what it did and says so; one that has answered already says nothing more.
+    fn child_ends(&mut self, child: &StreamId) {
+        let of_child = |flying: &super::state::Attempt| flying.child.as_ref() == Some(child);
+        let found = self.run.state.attempts.iter().find(|(_, flying)| of_child(flying));
+        let Some((path, attempt)) = found.map(|(path, flying)| (path.clone(), flying.attempt)) else { return };
+        let (kind, message) = ("cancelled".to_owned(), "it was told to end".to_owned());
+        self.tell(Command::FailStep { path, attempt, kind, message, cost: NanoUsd(0) });
     }
 
     /// One key is one deed.

@@ -3,7 +3,7 @@
 //! Invariants: a frame is a list of steps that is being run, with its cursor; the root's path is empty. An attempt in
 //! flight holds a reservation; `reserved` is the sum of them, and `spent + reserved <= budget`. `done` are the steps
 //! that can be undone and are not yet, in the order of their ends. Everything is bounded: frames and steps by the
-//! definition, outputs by `OUTPUTS_BYTES_MAX`, signals by `SIGNALS_LEN_MAX`, history by the largest window.
+//! definition, outputs by `OUTPUTS_BYTES_MAX`, signals by `SIGNALS_BYTES_MAX`, history by the largest window.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize, de};
 use serde_json::Value;
 
 use super::{
-    definition::{BlockIndex, Definition, Kind, StepIndex},
+    definition::{BlockIndex, Definition, Join, Kind, StepIndex},
     parse,
 };
 
@@ -28,6 +28,10 @@ pub const OUTPUT_BYTES_MAX: usize = 64 * 1024;
 pub const OUTPUTS_BYTES_MAX: usize = 1024 * 1024;
 /// Most signals that no step has taken.
 pub const SIGNALS_LEN_MAX: usize = 256;
+/// All of them together, bytes.
+pub const SIGNALS_BYTES_MAX: usize = 256 * 1024;
+/// All requests in flight together, bytes.
+pub const REQUESTS_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// How many outcomes the search for progress looks back.
 pub const HISTORY_LEN_MAX: usize = 256;
 
@@ -60,7 +64,7 @@ pub enum Phase {
     /// What was done is being undone.
     Unwinding { cause: Cause, path: StepPath, kind: String, message: String },
     /// Something could not be undone.
-    NeedsOperator { cause: Cause, path: StepPath, kind: String, message: String, failure: (String, String) },
+    NeedsOperator { cause: Cause, path: StepPath, kind: String, message: String, failure: (StepPath, String, String) },
     /// It came to a good end.
     Completed { output: Json },
     /// It failed; nothing had to be undone.
@@ -128,6 +132,11 @@ pub enum Current {
     Idle,
     /// An attempt is in flight.
     Running,
+    /// Its next attempt waits for others to end.
+    Held {
+        /// Which attempt that is.
+        attempt: u32,
+    },
     /// An attempt failed.
     Backoff {
         /// Which.
@@ -179,6 +188,10 @@ pub struct Attempt {
     pub rounds: Vec<Round>,
     /// Nothing waits for it, but what it did may have to be undone.
     pub abandoned: bool,
+    /// The saga that it started.
+    pub child: Option<StreamId>,
+    /// That saga has been told to end; its last word is waited for, however long it takes.
+    pub is_ending: bool,
 }
 
 /// A step that can be undone.
@@ -205,7 +218,7 @@ pub struct State {
     pub version: u64,
     /// How far it is.
     pub phase: Phase,
-    /// What it does.
+    /// What it does; `None` before it began, and if this server cannot read it.
     pub definition: Option<Shared>,
     /// Its own stream.
     pub stream: Option<StreamId>,
@@ -241,15 +254,17 @@ pub struct State {
     pub done: Vec<Done>,
     /// Steps that are undone.
     pub compensated: Vec<StepPath>,
+    /// Steps that stay done by an operator's word, or because the definition does not undo them any more.
+    pub left_done: Vec<StepPath>,
     /// Signals that no step has taken.
     pub signals: VecDeque<(String, Json)>,
     /// Steps begun.
     pub steps: u32,
     /// Levels of degrading that hold.
     pub level: u32,
-    /// Of the last steps that ended: what was asked and came, and what came.
-    pub history: VecDeque<(u64, u64)>,
-    /// Steps that ended in a row without a new outcome.
+    /// Of the last steps that ended: which step it was, what was asked and what came.
+    pub history: VecDeque<u64>,
+    /// Steps that ended in a row with nothing new: the same step had asked the same and got the same before.
     pub no_progress: u32,
 }
 
@@ -331,6 +346,48 @@ impl State {
     /// What is left of the budget.
     pub fn left(&self) -> NanoUsd {
         self.budget.minus(self.spent).minus(self.reserved)
+    }
+
+    /// Whether a `parallel` or `choice` is over, and with what.
+    pub(super) fn joined(&self, kind: &Kind, count: u32, ended: &BTreeMap<u32, Json>) -> Option<Json> {
+        let all = u32::try_from(ended.len()).is_ok_and(|ended| ended >= count);
+        let list = || {
+            let parts: Vec<&str> = ended.values().map(|json| json.as_str()).collect();
+            Json::from(format!("[{}]", parts.join(",")))
+        };
+        let first = || ended.values().next().cloned().unwrap_or_else(|| "null".into());
+        match kind {
+            Kind::Parallel { join: Join::Any, .. } => (!ended.is_empty()).then(first),
+            Kind::Choice { .. } => all.then(first),
+            Kind::Parallel { join: Join::All, .. } | Kind::Each { .. } => all.then(list),
+            Kind::Model { .. }
+            | Kind::Http { .. }
+            | Kind::Append { .. }
+            | Kind::Notify { .. }
+            | Kind::Approve { .. }
+            | Kind::Wait(_)
+            | Kind::Signal { .. }
+            | Kind::Saga { .. }
+            | Kind::Set { .. }
+            | Kind::Fail { .. } => None,
+        }
+    }
+
+    /// Whether another outcome can be kept: signals that wait become outcomes too.
+    pub(super) fn has_room_for(&self, output: &Json) -> bool {
+        let signals = self.signals_bytes();
+        let sum = self.outputs_bytes.saturating_add(signals).saturating_add(output.as_str().len());
+        sum <= OUTPUTS_BYTES_MAX
+    }
+
+    pub(super) fn signals_bytes(&self) -> usize {
+        self.signals.iter().map(|(_, payload)| payload.as_str().len()).sum()
+    }
+
+    /// Whether a request has room beside those in flight; one always has.
+    pub(super) fn has_room_beside(&self, request: &Json) -> bool {
+        let flying: usize = self.attempts.values().map(|flying| flying.request.as_str().len()).sum();
+        flying == 0 || flying.saturating_add(request.as_str().len()) <= REQUESTS_BYTES_MAX
     }
 
     /// Attempts in flight that undo nothing.

@@ -43,6 +43,8 @@ const COMPENSATION_KEYS: &[&str] = &["timeout", "retry", "http", "append", "noti
 const ON_TIMEOUT: &[(&str, OnTimeout)] = &[("fail", OnTimeout::Fail), ("continue", OnTimeout::Continue)];
 const METHODS: &[(&str, &str)] =
     &[("GET", "GET"), ("POST", "POST"), ("PUT", "PUT"), ("PATCH", "PATCH"), ("DELETE", "DELETE")];
+/// Longest name of a header, bytes.
+const HEADER_BYTES_MAX: usize = 128;
 /// Answers that count as success where a step does not say.
 const OK_DEFAULT: (u16, u16) = (200, 299);
 
@@ -111,6 +113,9 @@ impl Steps {
             if bounded && step.timeout.is_some_and(|timeout| timeout > TIMEOUT_MAX) {
                 reader.find(node.at, "a step that waits for a machine has a timeout of at most 3600s");
             }
+            if let (Kind::Approve { .. }, Some(found)) = (&kind, node.get("timeout")) {
+                reader.find(found.at, "the timeout of an approve stands within it");
+            }
             if !kind.is_action() {
                 for key in ["timeout", "retry", "compensate"] {
                     if let Some(found) = node.get(key) {
@@ -127,8 +132,11 @@ impl Steps {
         reader.map(node, "compensate", COMPENSATION_KEYS);
         let kinds = ["http", "append", "notify", "saga"];
         Compensation {
+            timeout: node.get("timeout").map(|found| {
+                let most = if node.get("saga").is_some() { WAIT_MAX } else { TIMEOUT_MAX };
+                reader.duration(found, "timeout", most)
+            }),
             kind: self.kind(node, "compensate", &kinds, 0, 0, reader),
-            timeout: node.get("timeout").map(|node| reader.duration(node, "timeout", TIMEOUT_MAX)),
             retry: node.get("retry").map_or(Retry::PATIENT, |node| retry(node, Retry::PATIENT, reader)),
         }
     }
@@ -288,7 +296,13 @@ fn http(node: &Node, reader: &mut Reader) -> Kind {
     reader.map(node, "http", &["method", "url", "headers", "body", "ok"]);
     let method = node.get("method").map_or("POST", |node| reader.word(node, "method", METHODS, "POST"));
     if let Some(headers) = node.get("headers") {
-        reader.map(headers, "headers", &[]);
+        for (key, _) in reader.map(headers, "headers", &[]) {
+            // RFC 9110's token.
+            let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+            if key.text.is_empty() || key.text.len() > HEADER_BYTES_MAX || !key.text.bytes().all(is_token) {
+                reader.find(key.at, format!("{} is no name of a header", super::reader::cut(&key.text)));
+            }
+        }
     }
     let mut ok = Vec::new();
     if let Some(node) = node.get("ok") {

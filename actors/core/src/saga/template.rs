@@ -39,6 +39,9 @@ pub enum Error {
     /// It is too long.
     #[error("it is longer than {RENDERED_BYTES_MAX} bytes")]
     TooLong,
+    /// It has a blank, a control character, or a segment `.` or `..` that would lead elsewhere.
+    #[error("it is not the text of a URL")]
+    NoUrl,
 }
 
 /// Splits a text at its expressions.
@@ -48,9 +51,10 @@ pub enum Error {
 pub fn split(text: &str) -> Result<Vec<Part>, Invalid> {
     let mut parts = Vec::new();
     let mut plain = String::new();
-    let mut rest = text;
+    let (mut rest, mut offset) = (text, 0_u32);
     let count = |text: &str| u32::try_from(text.chars().count()).unwrap_or(u32::MAX);
     while let Some((before, after)) = rest.split_once("${") {
+        offset = offset.saturating_add(count(before)).saturating_add(2);
         if let Some(escaped) = before.strip_suffix('$') {
             plain.push_str(escaped);
             plain.push_str("${");
@@ -58,7 +62,6 @@ pub fn split(text: &str) -> Result<Vec<Part>, Invalid> {
             continue;
         }
         plain.push_str(before);
-        let offset = count(text).saturating_sub(count(after));
         let Some(end) = closing(after) else {
             return Err(Invalid { message: "${ has no }".to_owned(), offset: offset.saturating_sub(2) });
         };
@@ -67,6 +70,7 @@ pub fn split(text: &str) -> Result<Vec<Part>, Invalid> {
         }
         let (expression, behind) = after.split_at(end);
         parts.push(Part::Expression { text: expression.to_owned(), offset });
+        offset = offset.saturating_add(count(expression)).saturating_add(1);
         rest = behind.get(1..).unwrap_or_default();
     }
     plain.push_str(rest);
@@ -96,6 +100,39 @@ fn closing(text: &str) -> Option<usize> {
         escaped = false;
     }
     None
+}
+
+/// Renders the template of a URL: what is put into it is percent-encoded, except at the very start, where it says which
+/// service. So no value can add a segment, a query or another host.
+///
+/// # Errors
+/// An expression has no value, the whole is too long, or it is not a URL's text.
+pub fn render_url(text: &str, evaluate: &mut impl FnMut(&str) -> Result<Value, Failure>) -> Result<String, Error> {
+    let url = match render_parts(text, evaluate, &|index, text| if index == 0 { text } else { encoded(&text) })? {
+        Value::String(text) => text,
+        value @ (Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_)) => {
+            value.to_string()
+        }
+    };
+    let path = url.split(['?', '#']).next().unwrap_or_default();
+    let climbs = path.split('/').any(|segment| matches!(segment, "." | ".."));
+    if climbs || url.is_empty() || url.chars().any(|letter| letter.is_control() || letter == ' ') {
+        return Err(Error::NoUrl);
+    }
+    Ok(url)
+}
+
+/// Everything but RFC 3986's unreserved letters as `%XX`.
+fn encoded(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
+            encoded.push(char::from(byte));
+        } else {
+            encoded.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    encoded
 }
 
 /// Renders a template; `evaluate` gives the values of expressions.
@@ -144,6 +181,15 @@ fn spend(left: &mut usize, size: usize) -> Result<(), Error> {
 }
 
 fn render_text(text: &str, evaluate: &mut impl FnMut(&str) -> Result<Value, Failure>) -> Result<Value, Error> {
+    render_parts(text, evaluate, &|_, text| text)
+}
+
+/// Puts a text together; `put` makes of a value what is put in at that piece.
+fn render_parts(
+    text: &str,
+    evaluate: &mut impl FnMut(&str) -> Result<Value, Failure>,
+    put: &impl Fn(usize, String) -> String,
+) -> Result<Value, Error> {
     if !text.contains("${") {
         return Ok(Value::String(text.to_owned()));
     }
@@ -157,15 +203,18 @@ fn render_text(text: &str, evaluate: &mut impl FnMut(&str) -> Result<Value, Fail
         return value_of(text);
     }
     let mut rendered = String::new();
-    for part in &parts {
+    for (index, part) in parts.iter().enumerate() {
         match part {
             Part::Plain(plain) => rendered.push_str(plain),
-            Part::Expression { text, .. } => match value_of(text)? {
-                Value::String(text) => rendered.push_str(&text),
-                value @ (Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_)) => {
-                    rendered.push_str(&value.to_string())
-                }
-            },
+            Part::Expression { text, .. } => {
+                let text = match value_of(text)? {
+                    Value::String(text) => text,
+                    value @ (Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_)) => {
+                        value.to_string()
+                    }
+                };
+                rendered.push_str(&put(index, text));
+            }
         }
         if rendered.len() > RENDERED_BYTES_MAX {
             return Err(Error::TooLong);

@@ -56,7 +56,7 @@ pub struct View {
 pub struct CurrentStep {
     /// Its path.
     pub path: StepPath,
-    /// `running`, `retrying`, `waiting` or `waiting for <signal>`.
+    /// `running`, `retrying`, `waiting`, `waiting for others` or `waiting for <signal>`.
     pub doing: String,
     /// Which attempt.
     pub attempt: u32,
@@ -126,6 +126,7 @@ fn current(state: &State) -> Vec<CurrentStep> {
             Current::Backoff { attempt, until } => ("retrying".to_owned(), *attempt, *until),
             Current::Waiting { signal, until } if signal.is_empty() => ("waiting".to_owned(), 0, *until),
             Current::Waiting { signal, until } => (format!("waiting for {signal}"), 0, *until),
+            Current::Held { attempt } => ("waiting for others".to_owned(), *attempt, state.deadline),
             Current::Idle | Current::Running | Current::Branches { .. } | Current::Items { .. } => return None,
         };
         Some(CurrentStep { path, doing, attempt, until })

@@ -151,6 +151,12 @@ fn fields_have_kinds_units_and_bounds() {
         ),
         ("each: {items: x, in_parallel: 65, steps: [{id: b, set: {}}]}", "in_parallel must be a whole number, 1 to 64"),
         ("model: {model: m, messages: []}", "model needs max_tokens"),
+        ("approve: {title: t, timeout: 1h}\n  timeout: 1h", "the timeout of an approve stands within it"),
+        ("http: {url: u, headers: {\"a b\": c}}", "a b is no name of a header"),
+        (
+            "http: {url: u}\n  compensate: {http: {url: \"${steps.a.body}\"}}",
+            "a has no outcome if it timed out: ask has(steps.a) first",
+        ),
         ("http: {url: u}\n  compensate: {model: {}}", "compensate has no key model"),
         ("http: {url: u}\n  compensate: {}", "compensate must do something"),
         ("set: {}\n  result: input", "is a reserved name"),
@@ -182,7 +188,7 @@ fn the_canonical_form_is_json_and_says_the_same() {
         definition("input: {b: int, a: string}\nbudget: $1", "- id: x\n  # why\n  set: {z: 1, a: [true, 1.5, null]}\n")
             + "test: {input: {}}\n";
     let read = parse(&text).unwrap();
-    let canonical = r#"{"budget":"$1","definition":"story","input":{"a":"string","b":"int"},"steps":[{"id":"x","set":{"a":[true,1.5,null],"z":1}}],"version":1}"#;
+    let canonical = r#"{"budget":"$1","definition":"story","form":1,"input":{"a":"string","b":"int"},"steps":[{"id":"x","set":{"a":[true,1.5,null],"z":1}}],"version":1}"#;
     assert_eq!(read.canonical.as_str(), canonical);
     assert_eq!(load(&read.canonical).unwrap(), read);
     assert_eq!(parse(canonical).unwrap(), read);
@@ -342,4 +348,11 @@ fn an_expression_has_one_value_whatever_the_order_of_a_hash_map() {
         assert_eq!(value("m + 1"), value("m + 1"));
         assert_eq!(value("m < m"), value("m < m"));
     }
+}
+
+#[test]
+fn a_definition_has_a_bounded_number_of_expressions() {
+    let texts = "\"${1}\", ".repeat(2_001);
+    let found = findings(&definition("", &format!("- id: a\n  set: {{x: [{texts}]}}\n")));
+    assert!(found.len() == 1 && found[0].contains("at most 2000 expressions"), "{found:?}");
 }

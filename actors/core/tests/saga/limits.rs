@@ -2,9 +2,13 @@
 
 use actors_core::{
     Decider as _,
-    saga::{Effect, Request, Saga},
+    saga::{Effect, Rejection, Request, Saga},
 };
-use events_model::{DurationUs, NanoUsd, saga::Command};
+use events_model::{
+    DurationUs, NanoUsd,
+    envelope::Stored as _,
+    saga::{Command, Event},
+};
 
 use crate::story::{Story, definition, start};
 
@@ -117,13 +121,45 @@ fn the_same_question_with_the_same_answer_too_often_is_cut() {
 
 #[test]
 fn steps_that_bring_nothing_new_are_cut() {
-    let head = "limits: {no_progress_steps: 4}";
-    let (lines, count) = answered(head, &asks("${item}"), |_| "1".to_owned());
-    assert_eq!((lines, count), (vec!["cut no_progress".to_owned()], 5));
-    let head = format!("{head}\ndegrade: [{{tier: economy}}]");
-    let (lines, _) = answered(&head, &asks("${item}"), |_| "1".to_owned());
+    let head = "limits: {no_progress_steps: 4, repeats: {window: 64, same: 64}}";
+    let (lines, count) = answered(head, &asks("again"), |n| (n % 2).to_string());
+    assert_eq!((lines, count), (vec!["cut no_progress".to_owned()], 6));
+    let degraded = format!("{head}\ndegrade: [{{tier: economy}}]");
+    let (lines, _) = answered(&degraded, &asks("again"), |_| "1".to_owned());
     assert_eq!(lines, ["degraded 1 no_progress", "cut no_progress"]);
-    assert_eq!(answered(&head, &asks("${item}"), |n| n.to_string()), (Vec::new(), 10));
+    // Another question is something new, whatever is answered.
+    assert_eq!(answered(head, &asks("${item}"), |_| "1".to_owned()), (Vec::new(), 10));
+}
+
+#[test]
+fn a_thousand_services_may_answer_the_same_within_the_limits_that_hold_where_nothing_is_said() {
+    let steps =
+        asks("${item}").replace("[0,1,2,3,4,5,6,7,8,9]", "input.items").replace("\"input.items\"", "input.items");
+    let items: Vec<_> = (0..1_000).map(|n| n.to_string()).collect();
+    let text = definition("input: {items: list}", &steps);
+    let mut story = Story::begin(start(&text, &format!("{{\"items\":[{}]}}", items.join(","))));
+    while let Some(path) = story.state.attempts.keys().next().cloned() {
+        story.succeed(path.as_str(), "1");
+    }
+    assert_eq!(story.state.phase.name(), "completed");
+}
+
+#[test]
+fn money_that_others_hold_is_waited_for_before_anything_is_degraded_or_cut() {
+    let branch = |id: &str| {
+        let step: String = model(id, 1_000).lines().map(|line| format!("          {line}\n")).collect();
+        format!("      -\n{step}")
+    };
+    let steps = format!("- id: p\n  parallel:\n    branches:\n{}{}", branch("a"), branch("b"));
+    let mut story = Story::of("budget: $0.0000015\ndegrade: [{tier: economy}]", &steps);
+    assert_eq!(story.state.attempts.len(), 1);
+    story.outcome("p[0].a", Ok("{}"), NanoUsd(100)).wake_within(DurationUs(0)).outcome("p[1].b", Ok("{}"), NanoUsd(0));
+    let told: Vec<_> = story.events.iter().map(crate::story::short).collect();
+    assert!(
+        told.contains(&"p[1].b held #1".to_owned()) && !told.iter().any(|line| line.starts_with("cut")),
+        "{told:?}"
+    );
+    assert_eq!(story.state.phase.name(), "completed", "{told:?}");
 }
 
 #[test]
@@ -184,4 +220,150 @@ fn decisions_are_bounded_and_what_is_left_over_is_due_at_once() {
     }
     assert!(decisions > 10, "{decisions}");
     assert_eq!(story.tell(&Command::Wake), Err(actors_core::saga::Rejection::NothingDue));
+}
+
+/// What the last decision takes in the log, its command with it.
+fn decided(command: &Command, events: &[Event]) -> usize {
+    let events: usize = events.iter().map(|event| event.to_payload().bytes.len()).sum();
+    command.to_payload().bytes.len() + events
+}
+
+/// What a commit holds, less what each of its events takes besides its payload.
+const ROOM: usize = 1024 * 1024 - 64 * 1024;
+
+#[test]
+fn a_start_with_the_largest_definition_and_input_fits_a_commit() {
+    let many: String = (0..500)
+        .map(|n| format!("- id: n{n}\n  notify: {{url: u, body: \"${{input.text}}{}\"}}\n", "y".repeat(400)))
+        .collect();
+    let branches: String = many.lines().map(|line| format!("        {line}\n")).collect();
+    let branches = format!("- id: p\n  parallel:\n    branches:\n      -\n{branches}");
+    let mut begin = start(&definition("input: {text: string}", &branches), "{\"text\":\"\"}");
+    begin.input = format!("{{\"text\":\"{}\"}}", "x".repeat(60_000)).into();
+    let command = Command::Start(Box::new(begin.clone()));
+    let mut story = Story::begin(begin);
+    assert!(decided(&command, &story.events) < ROOM);
+    let huge = Command::Signal { name: "go".to_owned(), payload: "1".repeat(400 * 1024).as_str().into() };
+    assert!(matches!(story.tell(&huge), Err(Rejection::Invalid(_))));
+}
+
+#[test]
+fn a_request_larger_than_the_log_would_take_fails_its_step() {
+    let headers: Vec<_> = (0..40).map(|n| format!("h{n}: \"${{input.text}}\"")).collect();
+    let steps = format!("- id: a\n  http: {{url: u, headers: {{{}}}}}\n", headers.join(", "));
+    let mut begin = start(&definition("input: {text: string}", &steps), "{\"text\":\"\"}");
+    begin.input = format!("{{\"text\":\"{}\"}}", "x".repeat(60_000)).into();
+    Story::begin(begin).then(&[
+        "started",
+        "a failed request_too_large",
+        "unwinding StepFailed",
+        "failed request_too_large",
+    ]);
+}
+
+#[test]
+fn many_requests_begin_in_as_many_decisions_as_they_need() {
+    let steps = "- id: e\n  each:\n    items: input.items\n    in_parallel: 64\n    steps:\n      - id: x\n        \
+                 http: {url: u, body: \"${input.text}\"}\n";
+    let mut begin = start(&definition("input: {items: list, text: string}", steps), "{\"items\":[],\"text\":\"\"}");
+    let items = vec!["1"; 64].join(",");
+    begin.input = format!("{{\"items\":[{items}],\"text\":\"{}\"}}", "x".repeat(60_000)).into();
+    let mut story = Story::begin(begin);
+    let mut decisions = 1;
+    while story.state.attempts.len() < 64 {
+        let before = story.events.len();
+        story.wake_within(DurationUs(0));
+        assert!(decided(&Command::Wake, &story.events[before..]) < ROOM);
+        decisions += 1;
+    }
+    assert!(decisions > 4, "{decisions}");
+}
+
+#[test]
+fn an_operator_is_told_of_some_steps_and_of_how_many_there_are() {
+    let steps = "- id: e\n  each:\n    items: input.items\n    in_parallel: 64\n    steps:\n      - id: x\n        \
+                 http: {url: u}\n        compensate: {retry: {attempts: 1}, http: {url: v}}\n\
+                 - id: f\n  fail: {kind: no, message: no}\n";
+    let items = vec!["1"; 150].join(",");
+    let head = "input: {items: list}\nlimits: {repeats: {window: 2, same: 2}, no_progress_steps: 1000}";
+    let mut story = Story::begin(start(&definition(head, steps), &format!("{{\"items\":[{items}]}}")));
+    let mut count = 0;
+    while let Some(path) = story.state.attempts.keys().next().cloned() {
+        if path.as_str().ends_with("compensate") {
+            break;
+        }
+        story.succeed(path.as_str(), &count.to_string());
+        count += 1;
+    }
+    let path = story.state.attempts.keys().next().unwrap().clone();
+    story.fail(path.as_str(), "http_500");
+    let Some(Event::OperatorNeeded { remaining, message, .. }) = story.events.last() else { panic!() };
+    assert_eq!((remaining.len(), message.contains("150 are left")), (100, true), "{message}");
+}
+
+#[test]
+fn an_outcome_that_cannot_be_kept_of_a_branch_that_lost_does_not_fail_the_saga() {
+    let steps = "- id: p\n  parallel:\n    join: any\n    branches:\n      - - id: a\n          http: {url: u}\n      \
+                 - - id: b\n          http: {url: u}\n- id: c\n  http: {url: u}\n";
+    let mut story = Story::of("", steps);
+    story.succeed("p[0].a", "1").succeed("p[1].b", &format!("\"{}\"", "x".repeat(70_000))).succeed("c", "3");
+    let told: Vec<_> = story.events.iter().map(crate::story::short).collect();
+    assert!(told.ends_with(&["p[1].b failed outcome_unusable".into(), "c = 3".into(), "completed null".into()]));
+}
+
+#[test]
+fn signals_that_wait_are_bounded_by_their_bytes() {
+    let mut story = Story::of("", "- id: a\n  http: {url: u}\n- id: s\n  signal: {name: go, timeout: 1h}\n");
+    let signal =
+        Command::Signal { name: "go".to_owned(), payload: format!("\"{}\"", "x".repeat(60_000)).as_str().into() };
+    (0..4).for_each(|_| story.tell(&signal).unwrap());
+    assert_eq!(story.tell(&signal), Err(Rejection::TooManySignals));
+    // A value can be longer in its compact form than it came.
+    let longer = format!("[{}]", vec!["1e300"; 10_000].join(","));
+    let signal = Command::Signal { name: "go".to_owned(), payload: longer.as_str().into() };
+    let told = story.tell(&signal);
+    assert!(matches!(told, Err(Rejection::Invalid(_))), "{told:?}");
+}
+
+#[test]
+fn values_that_are_too_large_once_they_are_escaped_fail_their_step() {
+    let quotes = format!("{{\"text\":\"{}\"}}", "\\u0001".repeat(10_000));
+    let head = "input: {text: string}\noutput: \"${input.text + input.text}\"";
+    Story::begin(start(&definition(head, "- id: a\n  set: {x: 1}\n"), &quotes)).then(&[
+        "started",
+        r#"a = {"x":1}"#,
+        "unwinding StepFailed",
+        "failed output_too_large",
+    ]);
+    let head = "input: {text: string}";
+    Story::begin(start(&definition(head, "- id: a\n  set: {x: \"${input.text + input.text}\"}\n"), &quotes)).then(&[
+        "started",
+        "a failed output_too_large",
+        "unwinding StepFailed",
+        "failed output_too_large",
+    ]);
+}
+
+#[test]
+fn a_step_whose_expressions_take_too_much_together_fails_and_a_decision_ends_before_that() {
+    // Each takes a good part of what one evaluation may.
+    let heavy = "${input.l.map(x, input.l.map(y, y)).size()}";
+    let input: Vec<_> = (0..100).map(|n| n.to_string()).collect();
+    let input = format!("{{\"l\":[{}]}}", input.join(","));
+    let of = |count: usize| {
+        let values: Vec<_> = (0..count).map(|n| format!("v{n}: \"{heavy}\"")).collect();
+        format!("set: {{{}}}\n", values.join(", "))
+    };
+    let mut story = Story::begin(start(&definition("input: {l: list}", &format!("- id: a\n  {}", of(60))), &input));
+    story.wake_within(DurationUs(0));
+    let told: Vec<_> = story.events.iter().map(crate::story::short).collect();
+    assert_eq!(told.last().unwrap(), "failed expression", "{told:?}");
+    let steps: String = (0..60).map(|n| format!("- id: a{n}\n  {}", of(1))).collect();
+    let mut story = Story::begin(start(&definition("input: {l: list}", &steps), &input));
+    let mut decisions = 1;
+    while !story.state.phase.is_end() {
+        story.wake_within(DurationUs(0));
+        decisions += 1;
+    }
+    assert_eq!((story.state.phase.name(), decisions > 1), ("completed", true));
 }

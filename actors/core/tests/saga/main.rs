@@ -3,7 +3,9 @@
 
 mod definitions;
 mod examples;
+mod forms;
 mod limits;
 mod properties;
+mod requests;
 mod steps;
 mod story;

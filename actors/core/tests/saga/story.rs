@@ -162,6 +162,8 @@ pub(crate) fn short(event: &Event) -> String {
         }
         Event::StepRetried { path, .. } => format!("retried {path}"),
         Event::OutcomeIgnored { path, attempt, .. } => format!("ignored {path} #{attempt}"),
+        Event::StepHeld { path, attempt, .. } => format!("{path} held #{attempt}"),
+        Event::ChildCancelled { path, .. } => format!("{path} is told to end"),
         Event::Completed { output, .. } => format!("completed {output}"),
         Event::Failed { kind, .. } => format!("failed {kind}"),
         Event::Unwound { kind, .. } => format!("unwound {kind}"),

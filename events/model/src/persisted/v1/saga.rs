@@ -236,6 +236,7 @@ stored! {
     StepStarted {
         path: path, attempt: attempt, request: request, reserved: reserved_nano_usd, deadline: deadline_us, at: at_us
     } = SagaStepStarted;
+    StepHeld { path: path, attempt: attempt, at: at_us } = SagaStepHeld;
     StepSucceeded { path: path, attempt: attempt, output: output, cost: cost_nano_usd, at: at_us } = SagaStepSucceeded;
     StepSkipped { path: path } = SagaStepSkipped;
     AttemptFailed {
@@ -270,7 +271,10 @@ stored! {
         path: path, kind: kind, message: message, compensated: compensated, remaining: remaining, at: at_us
     } = SagaOperatorNeeded;
     StepRetried { path: path, at: at_us } = SagaStepRetried;
-    OutcomeIgnored { path: path, attempt: attempt, succeeded: succeeded, detail: detail, at: at_us } = SagaOutcomeIgnored;
+    OutcomeIgnored {
+        path: path, attempt: attempt, succeeded: succeeded, detail: detail, output: output, at: at_us
+    } = SagaOutcomeIgnored;
+    ChildCancelled { path: path, child: child, reason: reason, at: at_us } = SagaChildCancelled;
     Completed { output: output, at: at_us } = SagaCompleted;
     Failed { kind: kind, message: message, at: at_us } = SagaFailed;
     Unwound { kind: kind, message: message, at: at_us } = SagaUnwound;
