@@ -40,7 +40,7 @@ const LINE_EVERY: Duration = Duration::from_secs(5);
 pub struct Following {
     /// The region whose log it is.
     pub region: String,
-    /// Groups of the stream that the replica holds durably.
+    /// Groups of the stream that the replica shows.
     pub applied: u64,
     /// Groups that the stream's leader has, as far as is known here.
     pub head: u64,

@@ -24,6 +24,9 @@ use crate::{
 const STREAMS_PER_WRITER: u64 = 2;
 const EVENTS_MAX: u64 = 4;
 
+/// Tells the program by being there that its store is a copy of another log.
+pub const COPY: &str = "CHAOS_COPY";
+
 /// Opens a store as the plan says.
 ///
 /// # Errors
@@ -31,7 +34,8 @@ const EVENTS_MAX: u64 = 4;
 pub fn open(dir: &Path, plan: &Plan) -> Result<Arc<dyn EventLog>> {
     let run_commits = usize::try_from(plan.run_commits)?;
     let options = Options { segment_bytes: plan.segment_bytes, run_commits };
-    Ok(Arc::new(LocalStore::open(dir, options)?))
+    let is_copy = std::env::var_os(COPY).is_some();
+    Ok(Arc::new(if is_copy { LocalStore::open_copy(dir, options)? } else { LocalStore::open(dir, options)? }))
 }
 
 /// Runs the program until `close`.

@@ -13,6 +13,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::{
     checkers::Ledger,
+    child::COPY,
     dice::Dice,
     plan::{Line, Plan},
     power::{self, Image, Loss, Recorded},
@@ -32,6 +33,8 @@ pub struct Scene {
     switch: FaultSwitch,
     plan: Plan,
     ledger: Ledger,
+    /// The store is a copy, which syncs behind its answers.
+    is_copy: bool,
 }
 
 /// What deaths of failed syncs did.
@@ -71,13 +74,20 @@ impl Scene {
             },
             data,
             ledger: Ledger::default(),
+            is_copy: false,
         })
     }
 
     fn environment(&self) -> Result<Vec<(&'static str, OsString)>> {
         let mut environment = self.shim.environment(&self.data)?;
-        environment.push(self.switch.environment());
+        environment.extend(self.wishes());
         Ok(environment)
+    }
+
+    /// What children are told beside their data directory.
+    fn wishes(&self) -> Vec<(&'static str, OsString)> {
+        let copy = self.is_copy.then(|| (COPY, "1".into()));
+        [Some(self.switch.environment()), copy].into_iter().flatten().collect()
     }
 
     fn start(&mut self) -> Result<Victim> {
@@ -261,7 +271,7 @@ impl Scene {
     /// Starts a child on what another one left.
     fn start_recorded_on(&mut self, image: Image) -> Result<(Victim, Image)> {
         self.plan.life += 1;
-        let more = [self.switch.environment()];
+        let more = self.wishes();
         let Recorded { victim, image } =
             Recorded::start_on(image, &self.program, &self.shim, self.plan, &mut self.ledger, &more)?;
         Ok((victim, image))
@@ -289,6 +299,36 @@ impl Scene {
             self.assert_appends_fail(&mut victim, Fault::SyncFails, "disk").with_context(|| context.clone())?;
             self.switch.end()?;
             self.recover(&mut victim).with_context(|| context.clone())?;
+            self.lose_power(victim, &image, &dir.join(format!("left-{round}")), dice)?;
+        }
+        Ok(&self.ledger)
+    }
+
+    /// The same with a copy, which has shown and acknowledged a group before its sync fails: it never shows less than
+    /// before, and whoever waits until it accepts again has everything on the disk.
+    ///
+    /// # Errors
+    /// A promise was broken.
+    pub fn copy_survives_forgotten_pages(&mut self, dir: &Path, dice: &mut Dice, rounds: u64) -> Result<&Ledger> {
+        self.is_copy = true;
+        for round in 1..=rounds {
+            let context = format!("round {round} of CHAOS_SEED={}", dice.seed());
+            let (mut victim, image) = self.start_recorded()?;
+            self.append(&mut victim, dice.within(1..=30))?;
+            for _ in 0..dice.within(1..=3) {
+                self.switch.begin(Fault::SyncFails)?;
+                let before = self.ledger.refusals().get("disk").copied();
+                // One group is acknowledged; its sync fails behind that.
+                while self.ledger.refusals().get("disk").copied() == before {
+                    self.append(&mut victim, dice.within(1..=20)).with_context(|| context.clone())?;
+                }
+                let shown = self.head(&mut victim)?;
+                self.switch.end()?;
+                let health = victim.order(&mut self.ledger, "recover")?;
+                ensure!(health == Line::Health("accepting".to_owned()), "after the fault the child said: {health}");
+                let still = self.head(&mut victim)?;
+                ensure!(still >= shown, "readers were shown {shown} commits and now {still}, {context}");
+            }
             self.lose_power(victim, &image, &dir.join(format!("left-{round}")), dice)?;
         }
         Ok(&self.ledger)

@@ -51,6 +51,14 @@ fn what_a_failed_sync_forgot_is_written_again_before_it_is_acknowledged() -> any
     })
 }
 
+#[test]
+fn what_a_copy_showed_before_its_sync_failed_is_written_again_before_it_accepts_more() -> anyhow::Result<()> {
+    within("forgotten pages of a copy", |scene, dir, dice| {
+        let ledger = scene.copy_survives_forgotten_pages(dir, dice, 5)?;
+        Ok(format!("{} acknowledged, {} unknown, {:?}", ledger.acknowledged(), ledger.unknown(), ledger.refusals()))
+    })
+}
+
 /// Goal: what a program that died of a failed sync left in the page cache reaches the disk before the next one shows it.
 /// Method: the failing sync itself kills the child; the image remembers what was forgotten from child to child.
 #[test]

@@ -23,7 +23,7 @@ fn one_server_keeps_the_contract_with_local_stores() {
     let mut dirs = Vec::new();
     contract::run_all(&mut || {
         let dir = tempfile::tempdir().unwrap();
-        let store = Arc::new(LocalStore::open(dir.path(), events_journal_sled::Options::default()).unwrap());
+        let store = Arc::new(LocalStore::open_copy(dir.path(), events_journal_sled::Options::default()).unwrap());
         dirs.push(dir);
         world.open(&world.fresh(), &store)
     });
@@ -59,7 +59,7 @@ fn everything_is_there_when_a_node_is_opened_again() {
             if let Some(log) = before.take() {
                 handle.block_on(log.close());
             }
-            let store = Arc::new(LocalStore::open(dir.path(), events_journal_sled::Options::default()).unwrap());
+            let store = Arc::new(LocalStore::open_copy(dir.path(), events_journal_sled::Options::default()).unwrap());
             let (log, snapshots) = (Arc::clone(&store), store);
             let log = handle.block_on(JetStreamLog::open(options.clone(), log, snapshots, handle.clone())).unwrap();
             before = Some(log.clone());
