@@ -8,6 +8,8 @@ use tests_chaos::{load::Load, money::books_agree_in, nodes::Nodes, replicas::com
 use tests_kit::nats::NatsServer;
 
 const CLIENTS: usize = 64;
+/// Longest wait until a node knows what another one has done.
+const KNOWN_WITHIN: Duration = Duration::from_secs(60);
 
 struct Scene {
     _nats: NatsServer,
@@ -23,6 +25,13 @@ impl Scene {
         let nodes = Nodes::start(folder.path(), &[nats.url(), nats.url(), nats.url()], 1).await.unwrap();
         let keys = (0..16).map(|number| nodes.tenant(&format!("tenant-{number}")).unwrap()).collect();
         Self { _nats: nats, _folder: folder, nodes, keys }
+    }
+
+    /// Who decides for shards, as this node knows it.
+    fn owners(&self, node: usize) -> BTreeSet<String> {
+        let shards = self.nodes.operator(node, &["cluster", "shards"]).unwrap();
+        let owner = |shard: &serde_json::Value| shard["owner"].as_str().unwrap().to_owned();
+        shards["shards"].as_array().unwrap().iter().map(owner).collect()
     }
 
     fn load(&self) -> Load {
@@ -104,10 +113,14 @@ async fn a_drained_node_hands_over_all_its_shards_and_goes_on_answering() {
     load.more(100).await.unwrap();
     let drained = scene.nodes.operator(0, &["cluster", "drain", "n3"]).unwrap();
     assert_eq!(drained["left"], 0);
-    let shards = scene.nodes.operator(1, &["cluster", "shards"]).unwrap();
-    let owners: BTreeSet<_> =
-        shards["shards"].as_array().unwrap().iter().map(|shard| shard["owner"].as_str().unwrap().to_owned()).collect();
-    assert_eq!(owners, BTreeSet::from(["n1".to_owned(), "n2".to_owned()]));
+    // Another node reads of it a moment later.
+    let both = BTreeSet::from(["n1".to_owned(), "n2".to_owned()]);
+    let known = tokio::time::timeout(KNOWN_WITHIN, async {
+        while scene.owners(1) != both {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    });
+    known.await.unwrap();
     load.more(200).await.unwrap();
     let (acknowledged, lost, _) = load.end().await;
     scene.nodes.all_settled().await.unwrap();
