@@ -33,7 +33,7 @@ use crate::{
     follow::{self, Follower},
     forming::{Load, Ticket, Waiting},
     group::Link,
-    limit::{APPEND_QUEUE_BYTES_MAX, CLOSE_WAIT_MAX, GROUP_BYTES_MAX},
+    limit::{APPEND_QUEUE_BYTES_MAX, CLOSE_WAIT_MAX, EARLY_BYTES_MAX, GROUP_BYTES_MAX},
     publish::Writer,
     resume::Search,
     shard::{Phase, Shard},
@@ -69,6 +69,8 @@ pub(crate) struct Core {
     doubts: Mutex<std::collections::BTreeSet<u32>>,
     health: watch::Sender<Health>,
     pub(crate) feed: Mutex<Feed>,
+    /// Own messages that came while somebody had the feed.
+    offered: Mutex<Vec<Own>>,
     /// Told after a writer has offered a message to the feed.
     pub(crate) fed: Notify,
     pub(crate) stop: CancellationToken,
@@ -99,13 +101,27 @@ impl Core {
 
     /// The stream has acknowledged an own message: it need not be waited for.
     pub(crate) fn offer(&self, own: Own) {
-        self.feed.lock().offer(self, own);
+        match self.feed.try_lock() {
+            Some(mut feed) => feed.offer(self, own),
+            // Whoever has the feed may be reading the disk, and this is a writer on a thread of the runtime.
+            None => {
+                let mut offered = self.offered.lock();
+                let bytes: usize = offered.iter().map(|own| own.group.bytes.len()).sum();
+                // Without room for it, the consumer brings it.
+                if bytes + own.group.bytes.len() <= EARLY_BYTES_MAX {
+                    offered.push(own);
+                }
+            }
+        }
         self.fed.notify_one();
     }
 
     /// Hands over own messages whose turn has come.
     pub(crate) fn take_early(&self) -> Result<(), Stop> {
         let mut feed = self.feed.lock();
+        for own in std::mem::take(&mut *self.offered.lock()) {
+            feed.offer(self, own);
+        }
         feed.take_early(self);
         feed.check()
     }
@@ -251,6 +267,7 @@ impl JetStreamLog {
             doubts: Mutex::default(),
             health: watch::Sender::new(Health::Accepting),
             feed: Mutex::new(feed),
+            offered: Mutex::default(),
             fed: Notify::new(),
             stop: stop.clone(),
             tracker: TaskTracker::new(),

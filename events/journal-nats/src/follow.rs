@@ -103,20 +103,27 @@ impl Follower {
         }
     }
 
-    /// Without a leader no consumer is made. What was taken before is settled meanwhile, for somebody waits for it.
+    /// Without a leader no consumer is made.
     async fn wait_for_leader(&mut self, pauses: &mut Pauses) -> Result<(), Stop> {
         let core = Arc::clone(&self.core);
-        let mut answered = std::pin::pin!(async {
+        let answered = async {
             pauses.pause().await;
             core.leader.wait_for_answer(RESOLVE_MAX).await;
-        });
+        };
+        self.while_settling(answered).await
+    }
+
+    /// Waits for something; what was taken before is settled meanwhile, for somebody waits for it.
+    async fn while_settling<T>(&mut self, future: impl Future<Output = T>) -> Result<T, Stop> {
+        let core = Arc::clone(&self.core);
+        let mut future = std::pin::pin!(future);
         loop {
             let is_ahead = !core.feed.lock().is_empty();
             tokio::select! {
                 biased;
                 () = core.shown(), if is_ahead => self.settle()?,
                 () = core.fed.notified() => core.take_early()?,
-                () = &mut answered => return Ok(()),
+                done = &mut future => return Ok(done),
             }
         }
     }
@@ -151,7 +158,7 @@ impl Follower {
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut before = u64::MAX;
         loop {
-            let core = &self.core;
+            let core = Arc::clone(&self.core);
             let (has_room, is_ahead) = {
                 let feed = core.feed.lock();
                 (feed.has_room(), !feed.is_empty())
@@ -192,7 +199,7 @@ impl Follower {
         settled
     }
 
-    async fn take(&self, message: jetstream::Message) -> Result<(), Stop> {
+    async fn take(&mut self, message: jetstream::Message) -> Result<(), Stop> {
         let Ok(info) = message.info() else {
             return Err(Stop::Again("a message without its sequence came"));
         };
@@ -202,7 +209,8 @@ impl Follower {
         }
         if sequence > next {
             // Lost on the way, or lost for good: the leader knows.
-            return Err(match self.core.leader.at_patiently(next).await {
+            let leader = self.core.leader.clone();
+            return Err(match self.while_settling(leader.at_patiently(next)).await? {
                 Ok(None) => Stop::Failed(FollowError::Gap { sequence: next }),
                 Ok(Some(_)) => Stop::Again("a message was lost on its way"),
                 Err(_) => Stop::Again("the leader cannot be asked"),
